@@ -1,0 +1,56 @@
+"""The command `trainpilot`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+USAGE = """\
+trainpilot: an autopilot for neural-network training
+
+usage: trainpilot COMMAND [SETTING=VALUE ...] [--multirun] [--cfg job] [--help]
+
+commands:
+  train        meta-train a policy on a suite of tasks       leaves policy.safetensors
+  deploy       train a task's model under a learned policy   leaves model.safetensors
+  evaluate     compare the policy with heuristics            leaves results.json
+  tasks        list the tasks that ship
+  controllers  list the controllers that ship
+
+Settings are Hydra overrides. Some that are often wanted:
+  trainpilot train suite=meta_train agent.total_decisions=100000 hydra.run.dir=outputs/mine
+  trainpilot deploy policy=outputs/mine/policy.safetensors task=wine_mlp
+  trainpilot evaluate policy=outputs/mine/policy.safetensors suite=meta_test n_seeds=20
+  trainpilot COMMAND --cfg job      show every setting and its value
+  trainpilot COMMAND --help         show the groups and what each offers
+"""
+
+#: Imported only when asked for, so that help comes at once.
+_VERBS = ("train", "deploy", "evaluate")
+_LISTS = {"tasks": "list_tasks", "controllers": "list_controllers"}
+
+
+def main() -> None:
+    """Dispatch to the command that the first argument names."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    command = arguments[0]
+    if command == "--version":
+        print(f"trainpilot {version('trainpilot')}")
+        return
+    if command in _LISTS:
+        getattr(import_module("trainpilot.agents.listing"), _LISTS[command])()
+        return
+    if command not in _VERBS:
+        allowed = ", ".join((*_VERBS, *_LISTS))
+        print(f"trainpilot: unknown command '{command}'; allowed: {allowed}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    import_module(f"trainpilot.agents.{command}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Typed configuration of the commands; `conf/` holds what is composed from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from trainpilot.envs.config import EnvConfig
+from trainpilot.inner_tasks.errors import require
+
+
+@dataclass
+class SuiteConfig:
+    """A named list of inner tasks.
+
+    Attributes:
+        name: of the suite.
+        tasks: configuration of each task, by name.
+    """
+
+    name: str = MISSING
+    tasks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AgentConfig:
+    """Stable-Baselines3 PPO (Schulman et al., arXiv 1707.06347).
+
+    A rollout is one inner run in every row:
+    `rollout = runs_per_task * number of tasks * env.decisions` decisions.
+
+    Attributes:
+        total_decisions: decisions to learn from, rounded up to whole rollouts; at least 1.
+        runs_per_task: rows for each task, at least 1.
+        batch_size: decisions in a mini-batch of PPO, at least 2.
+        n_epochs: passes over a rollout, at least 1.
+        learning_rate: of PPO at its start, falling linearly to a tenth; > 0.
+        gamma: discount of a decision, in (0, 1].
+        gae_lambda: of generalised advantage estimation (arXiv 1506.02438), in [0, 1].
+        clip_range: of PPO's ratio, > 0.
+        entropy_coefficient: weight of the entropy bonus, >= 0.
+        hidden: widths of the hidden layers of policy and value.
+        normalise_by_reference: give each task's reward in units of what the best of a grid of
+            fixed configurations reaches; costs a sweep of the grid at the start.
+        checkpoint_seconds: least time between two checkpoints (seconds), >= 0.
+    """
+
+    total_decisions: int = 600_000
+    runs_per_task: int = 24
+    batch_size: int = 720
+    n_epochs: int = 6
+    learning_rate: float = 1e-3
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    entropy_coefficient: float = 0.01
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    normalise_by_reference: bool = True
+    checkpoint_seconds: float = 20.0
+
+    def validate(self) -> None:
+        """Check every field's range.
+
+        Raises:
+            TrainpilotError: naming the first field that is out of range.
+        """
+        for name, least in (
+            ("total_decisions", 1),
+            ("runs_per_task", 1),
+            ("batch_size", 2),
+            ("n_epochs", 1),
+            ("entropy_coefficient", 0),
+            ("checkpoint_seconds", 0),
+        ):
+            value = getattr(self, name)
+            require(value >= least, f"agent.{name} must be at least {least}", value)
+        for name in ("learning_rate", "clip_range"):
+            require(getattr(self, name) > 0, f"agent.{name} must be above 0", getattr(self, name))
+        require(0 < self.gamma <= 1, "agent.gamma must lie in (0, 1]", self.gamma)
+        require(0 <= self.gae_lambda <= 1, "agent.gae_lambda must lie in [0, 1]", self.gae_lambda)
+        require(
+            all(width >= 1 for width in self.hidden),
+            "agent.hidden must hold widths of at least 1",
+            list(self.hidden),
+        )
+
+
+@dataclass
+class TrainConfig:
+    """`trainpilot train`.
+
+    Attributes:
+        suite: tasks to learn from.
+        env: the environment; `env=meta_training` starts runs at random.
+        agent: PPO.
+        seed: of everything random.
+        resume: go on from the last checkpoint in the run's folder.
+    """
+
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    seed: int = 0
+    resume: bool = False
+
+
+@dataclass
+class DeployConfig:
+    """`trainpilot deploy`.
+
+    Attributes:
+        task: the task to train, as `_target_` and its arguments.
+        controller: who decides: one entry, by name.
+        policy: "default", or the path of a `policy.safetensors`.
+        env: the environment.
+        seed: of initial weights and data order.
+    """
+
+    task: Any = MISSING
+    controller: dict[str, Any] = field(default_factory=dict)
+    policy: str = "default"
+    env: EnvConfig = field(default_factory=EnvConfig)
+    seed: int = 0
+
+
+@dataclass
+class EvaluateConfig:
+    """`trainpilot evaluate`.
+
+    Attributes:
+        suite: tasks to evaluate on.
+        task: one task instead of the suite.
+        controller: who is compared, by name.
+        policy: "default", or the path of a `policy.safetensors`.
+        env: the environment.
+        n_seeds: runs for each task and controller, at least 1.
+        seed: the first of the seeds.
+    """
+
+    suite: SuiteConfig = field(default_factory=SuiteConfig)
+    task: Any = None
+    controller: dict[str, Any] = field(default_factory=dict)
+    policy: str = "default"
+    env: EnvConfig = field(default_factory=EnvConfig)
+    n_seeds: int = 10
+    seed: int = 0
+
+
+def register_configs() -> None:
+    """Make the typed configurations known to Hydra under the names used in `conf/`."""
+    store = ConfigStore.instance()
+    for name, node in (
+        ("train_schema", TrainConfig),
+        ("deploy_schema", DeployConfig),
+        ("evaluate_schema", EvaluateConfig),
+    ):
+        store.store(name=name, node=node)

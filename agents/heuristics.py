@@ -1,0 +1,208 @@
+"""Controllers that learn nothing: constants, schedules, plateaus, chance.
+
+They decide where a policy decides: a schedule is constant between two decisions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from trainpilot.agents.controller import Decision, View
+from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters
+from trainpilot.envs.optimizers import optimizer_index
+from trainpilot.inner_tasks.errors import require
+
+
+class Constant:
+    """One optimizer with one learning rate; the schedules below multiply that rate.
+
+    Args:
+        optimizer: its name.
+        learning_rate: as `torch.optim` would be given it, > 0.
+        weight_decay: decoupled, >= 0 (default: 0).
+        momentum: SGD's momentum and Adam's beta1, in [0, 1) (default: 0.9).
+
+    Raises:
+        TrainpilotError: if the optimizer is unknown or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        optimizer: str,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+    ) -> None:
+        optimizer_index(optimizer)
+        require(learning_rate > 0, "a controller's learning_rate must be above 0", learning_rate)
+        require(
+            weight_decay >= 0, "a controller's weight_decay must be at least 0", weight_decay
+        )
+        require(0 <= momentum < 1, "a controller's momentum must lie in [0, 1)", momentum)
+        self._optimizer = optimizer
+        self._learning_rate = learning_rate
+        self._weight_decay = weight_decay
+        self._momentum = momentum
+
+    def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
+        """Get ready for new runs."""
+        self._fixed = Hyperparameters.full(
+            n_runs,
+            optimizer=self._optimizer,
+            learning_rate=self._learning_rate,
+            weight_decay=self._weight_decay,
+            momentum=self._momentum,
+        )
+
+    def decide(self, view: View) -> Decision:
+        """The constants, the learning rate times this decision's factor."""
+        rate = self._fixed.learning_rate * self._factor(view)
+        return Decision(replace(self._fixed, learning_rate=rate))
+
+    def _factor(self, view: View) -> float | FloatArray:
+        """What the learning rate is multiplied by, for all runs or for each."""
+        return 1.0
+
+
+class CosineWithWarmup(Constant):
+    """Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter, arXiv 1608.03983).
+
+    `factor = (t + 1) / W` for the first W of T decisions, then
+    `(1 + cos(pi * (t - W) / (T - W))) / 2`
+
+    Args:
+        optimizer: its name.
+        learning_rate: at the peak, > 0.
+        warmup: share of the budget that warms up, in [0, 1) (default: 0.1).
+        weight_decay: decoupled, >= 0 (default: 0).
+        momentum: in [0, 1) (default: 0.9).
+    """
+
+    def __init__(
+        self,
+        optimizer: str,
+        learning_rate: float,
+        warmup: float = 0.1,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__(optimizer, learning_rate, weight_decay, momentum)
+        require(0 <= warmup < 1, "a controller's warmup must lie in [0, 1)", warmup)
+        self._warmup = warmup
+
+    def _factor(self, view: View) -> float:
+        warmup = round(self._warmup * view.decisions)
+        if view.decision < warmup:
+            return (view.decision + 1) / warmup
+        phase = (view.decision - warmup) / (view.decisions - warmup)
+        return (1 + math.cos(math.pi * phase)) / 2
+
+
+class StepDecay(Constant):
+    """The learning rate is multiplied by a factor at each milestone.
+
+    Args:
+        optimizer: its name.
+        learning_rate: at the start, > 0.
+        milestones: shares of the budget, in (0, 1) (default: 0.5 and 0.75).
+        factor: at each milestone, in (0, 1) (default: 0.1).
+        weight_decay: decoupled, >= 0 (default: 0).
+        momentum: in [0, 1) (default: 0.9).
+    """
+
+    def __init__(
+        self,
+        optimizer: str,
+        learning_rate: float,
+        milestones: Sequence[float] = (0.5, 0.75),
+        factor: float = 0.1,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__(optimizer, learning_rate, weight_decay, momentum)
+        require(
+            all(0 < milestone < 1 for milestone in milestones),
+            "a controller's milestones must lie in (0, 1)",
+            list(milestones),
+        )
+        require(0 < factor < 1, "a controller's factor must lie in (0, 1)", factor)
+        self._milestones = tuple(milestones)
+        self._decay = factor
+
+    def _factor(self, view: View) -> float:
+        progress = view.decision / view.decisions
+        passed = sum(progress >= milestone for milestone in self._milestones)
+        return float(self._decay**passed)
+
+
+class ReduceOnPlateau(Constant):
+    """The learning rate falls when the valid loss has stopped falling.
+
+    As `torch.optim.lr_scheduler.ReduceLROnPlateau` in mode "min" with a relative threshold,
+    counting decisions for epochs.
+
+    Args:
+        optimizer: its name.
+        learning_rate: at the start, > 0.
+        factor: at each reduction, in (0, 1) (default: 0.1).
+        patience: decisions without improvement before a reduction, >= 0 (default: 3).
+        threshold: relative improvement that counts, >= 0 (default: 1e-4).
+        weight_decay: decoupled, >= 0 (default: 0).
+        momentum: in [0, 1) (default: 0.9).
+    """
+
+    def __init__(
+        self,
+        optimizer: str,
+        learning_rate: float,
+        factor: float = 0.1,
+        patience: int = 3,
+        threshold: float = 1e-4,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__(optimizer, learning_rate, weight_decay, momentum)
+        require(0 < factor < 1, "a controller's factor must lie in (0, 1)", factor)
+        require(patience >= 0, "a controller's patience must be at least 0", patience)
+        require(threshold >= 0, "a controller's threshold must be at least 0", threshold)
+        self._decay = factor
+        self._patience = patience
+        self._threshold = threshold
+
+    def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
+        """Get ready for new runs."""
+        super().begin(n_runs, actions, seed)
+        self._best = np.full(n_runs, np.inf)
+        self._waited = np.zeros(n_runs, dtype=np.int64)
+        self._factors = np.ones(n_runs)
+
+    def _factor(self, view: View) -> FloatArray:
+        if view.decision == 0:  # the untrained model is no epoch
+            return self._factors
+        better = view.valid_loss < self._best * (1 - self._threshold)
+        self._best = np.where(better, view.valid_loss, self._best)
+        self._waited = np.where(better, 0, self._waited + 1)
+        exhausted = self._waited > self._patience
+        self._factors = np.where(exhausted, self._factors * self._decay, self._factors)
+        self._waited = np.where(exhausted, 0, self._waited)
+        return self._factors
+
+
+class RandomPolicy:
+    """Every head's choice at random, each as likely: what an untrained policy does."""
+
+    def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
+        """Get ready for new runs."""
+        self._actions = actions
+        self._generator = np.random.default_rng(seed)
+
+    def decide(self, view: View) -> Decision:
+        """A random action for each run."""
+        choices = self._actions.n_choices
+        action = self._generator.integers(choices, size=(view.hyperparameters.n_runs, len(choices)))
+        return Decision(self._actions.apply(view.hyperparameters, action))

@@ -1,0 +1,57 @@
+"""A user's mistake as one sentence: what is wrong, what is allowed, what was given."""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from trainpilot.inner_tasks.errors import TrainpilotError
+
+USER_ERRORS = (TrainpilotError, HydraException, OmegaConfBaseException)
+
+
+def one_sentence(error: BaseException) -> str:
+    """What to tell the user of an error, on one line."""
+    if isinstance(error, TrainpilotError):
+        return _flat(str(error))
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file:
+            return _missing_option(link)
+        if isinstance(link, ConfigAttributeError | ConfigKeyError):
+            return _unknown_setting(link)
+        if isinstance(link, MissingMandatoryValue):
+            return f"a value must be given for '{link.full_key or _flat(str(link))}'; given: none"
+    inner = next((link for link in chain[::-1] if isinstance(link, OmegaConfBaseException)), error)
+    lines = str(inner).strip().splitlines()
+    key = getattr(inner, "full_key", None)
+    return f"'{key}': {lines[0]}" if key else _flat(lines[0])
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = ", ".join(error.options or []) or "none"
+    return f"unknown {group or 'configuration'} '{option}'; allowed: {options}"
+
+
+def _unknown_setting(error: ConfigAttributeError | ConfigKeyError) -> str:
+    key = error.full_key or str(error.key)
+    parent = error.parent_node
+    allowed = ", ".join(str(name) for name in parent) if isinstance(parent, DictConfig) else ""
+    above = key.rpartition(".")[0]
+    place = f"under '{above}'" if above else "at the top"
+    return f"unknown setting '{key}'; allowed {place}: {allowed or 'what --cfg job shows'}"
+
+
+def _flat(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()

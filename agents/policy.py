@@ -1,0 +1,130 @@
+"""The learned policy: Stable-Baselines3's actor and critic over normalised observations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import MultiCategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor
+
+from trainpilot.agents.controller import Decision, Explanation, View
+from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.observation import Observation
+from trainpilot.envs.single import observation_space
+
+
+class ObservationNormaliser(BaseFeaturesExtractor):
+    """Gives every feature mean 0 and deviation 1; its statistics are part of the weights.
+
+    Args:
+        space: of observations, `(n_features,)`.
+        limit: normalised features are clipped to this, > 0 (default: 5).
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, space: spaces.Box, limit: float = 5.0) -> None:
+        n_features = int(np.prod(space.shape))
+        super().__init__(space, n_features)
+        self._limit = limit
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("variance", torch.ones(n_features))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Normalised observations, `(n, n_features)`."""
+        # Features that hardly vary are noise: the floor keeps them from being blown up.
+        scaled = (observations - self.mean) / (self.variance + 1e-4).sqrt()
+        return scaled.clamp(-self._limit, self._limit)
+
+    def update(self, observations: Observation) -> None:
+        """Take in more observations, `(n, n_features)` (Chan et al., 1979, equation 2.1)."""
+        batch = torch.as_tensor(observations, dtype=torch.float32).reshape(-1, len(self.mean))
+        total = self.count + len(batch)
+        shift = batch.mean(0) - self.mean
+        squares = (
+            self.variance * self.count
+            + batch.var(0, correction=0) * len(batch)
+            + shift**2 * self.count * len(batch) / total
+        )
+        self.mean += shift * len(batch) / total
+        self.variance.copy_(squares / total)
+        self.count.copy_(total)
+
+
+def policy_kwargs(hidden: Sequence[int]) -> dict[str, Any]:
+    """What PPO and `make_policy` give to `ActorCriticPolicy`."""
+    return {
+        "net_arch": {"pi": list(hidden), "vf": list(hidden)},
+        "activation_fn": torch.nn.Tanh,
+        "features_extractor_class": ObservationNormaliser,
+    }
+
+
+def make_policy(actions: ActionSpec, hidden: Sequence[int]) -> ActorCriticPolicy:
+    """An untrained policy.
+
+    Args:
+        actions: what it controls.
+        hidden: widths of its hidden layers.
+    """
+    return ActorCriticPolicy(
+        observation_space(),
+        spaces.MultiDiscrete(actions.n_choices),
+        lambda _: 0.0,
+        **policy_kwargs(hidden),
+    )
+
+
+class PolicyController:
+    """A learned policy as a controller.
+
+    Args:
+        policy: the trained networks.
+        actions: what the policy was trained to control, whatever the environment offers.
+        deterministic: take the most probable choice; otherwise draw one (default: True).
+    """
+
+    def __init__(
+        self, policy: ActorCriticPolicy, actions: ActionSpec, deterministic: bool = True
+    ) -> None:
+        policy.set_training_mode(False)
+        self._policy = policy
+        self._actions = actions
+        self._deterministic = deterministic
+
+    def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
+        """Get ready for new runs."""
+        self._generator = np.random.default_rng(seed)
+
+    def decide(self, view: View) -> Decision:
+        """The policy's choice, with its probabilities and its value."""
+        with torch.no_grad():
+            observation = torch.as_tensor(view.observation)
+            distribution = self._policy.get_distribution(observation)
+            value = self._policy.predict_values(observation)
+        if not isinstance(distribution, MultiCategoricalDistribution):
+            raise TypeError(f"expected categorical heads, got {type(distribution).__name__}")
+        probabilities = [head.probs.double().numpy() for head in distribution.distribution]
+        action = np.stack([self._choose(head) for head in probabilities], axis=1)
+        return Decision(
+            self._actions.apply(view.hyperparameters, action),
+            Explanation(action, probabilities, value.double().squeeze(1).numpy()),
+        )
+
+    def _choose(self, probabilities: np.ndarray) -> np.ndarray:
+        if self._deterministic:
+            return np.asarray(probabilities.argmax(1))
+        # Inverse transform: the first choice whose cumulated probability passes a uniform draw.
+        draws = self._generator.uniform(size=(len(probabilities), 1))
+        passed = draws < probabilities.cumsum(1)
+        passed[:, -1] = True
+        return np.asarray(passed.argmax(1))

@@ -1,0 +1,173 @@
+"""Inner runs under controllers: the same initial weights and data order for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from trainpilot.agents.controller import Controller, Decision, View
+from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.inner_runs import InnerRuns, Outcome
+from trainpilot.inner_tasks.protocol import InnerTask
+
+
+@dataclass
+class Run:
+    """One inner run under one controller.
+
+    Attributes:
+        task: its name.
+        controller: its name.
+        seed: of initial weights and data order.
+        samples: processed at each point of the curves, from 0.
+        valid_loss: on the observed part of `valid`, at each point.
+        outer_valid_loss: on `outer_valid`, at each point.
+        decisions: a record for each decision (`trainpilot.agents.records`).
+        diverged: whether it ended early.
+        test_loss: of the last weights; infinite if it diverged.
+        test_metrics: likewise, by name; empty if it diverged.
+    """
+
+    task: str
+    controller: str
+    seed: int
+    samples: list[int] = field(default_factory=list)
+    valid_loss: list[float] = field(default_factory=list)
+    outer_valid_loss: list[float] = field(default_factory=list)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    diverged: bool = False
+    test_loss: float = float("inf")
+    test_metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Rollout(NamedTuple):
+    """What `roll_out` gives.
+
+    Attributes:
+        runs: for each controller, then for each seed.
+        weights: gives the trained weights of a run, by its place in `runs`.
+    """
+
+    runs: list[Run]
+    weights: Callable[[int], dict[str, Tensor]]
+
+
+def roll_out(
+    task: InnerTask,
+    controllers: Mapping[str, Controller],
+    seeds: Sequence[int],
+    config: EnvConfig,
+    on_decision: Callable[[], None] = lambda: None,
+) -> Rollout:
+    """Train a task's model under every controller with every seed, all at once.
+
+    Args:
+        task: the inner task.
+        controllers: by name.
+        seeds: of the runs; a seed means the same weights and data for every controller.
+        config: of the environment.
+        on_decision: called after each decision.
+
+    Returns:
+        The finished runs.
+    """
+    names = [name for name in controllers for _ in seeds]
+    inner = InnerRuns(task, len(names), config)
+    inner.reset(range(len(names)), list(seeds) * len(controllers))
+    slices = {
+        name: slice(number * len(seeds), (number + 1) * len(seeds))
+        for number, name in enumerate(controllers)
+    }
+    for controller in controllers.values():
+        controller.begin(len(seeds), inner.actions, seeds[0])
+    runs = [
+        Run(task.name, name, seed)
+        for name, seed in zip(names, list(seeds) * len(controllers), strict=True)
+    ]
+    valid, outer_valid = inner.engine.evaluate()
+    _extend(runs, 0, valid.loss, outer_valid.loss)
+    for decision in range(config.decisions):
+        decided: dict[str, Decision] = {}
+        for name, rows in slices.items():
+            view = View(
+                inner.observation[rows],
+                inner.hyperparameters.rows(rows),
+                valid.loss[rows],
+                decision,
+                config.decisions,
+            )
+            decided[name] = controllers[name].decide(view)
+        observed = inner.observation
+        asked = Hyperparameters.concatenate([d.hyperparameters for d in decided.values()])
+        outcome = inner.step(asked)
+        valid = outcome.valid
+        samples = int(inner.engine.position[0]) * task.micro_batch_size
+        for name, rows in slices.items():
+            _record(runs, rows, decided[name], observed, outcome, decision, samples)
+        _extend(runs, samples, outcome.valid.loss, outcome.outer_valid.loss)
+        for run, ended in zip(runs, outcome.terminated, strict=True):
+            run.diverged |= bool(ended)
+        on_decision()
+        if all(run.diverged for run in runs):
+            break
+    test = inner.engine.evaluate_split(task.splits.test)
+    for row, run in enumerate(runs):
+        if not run.diverged:
+            run.test_loss = float(test.loss[row])
+            run.test_metrics = {name: float(value[row]) for name, value in test.metrics.items()}
+    return Rollout(runs, inner.engine.state_dict)
+
+
+def _extend(
+    runs: list[Run], samples: int, valid_loss: np.ndarray, outer_valid_loss: np.ndarray
+) -> None:
+    """Add a point to the curves of the runs that go on."""
+    for row, run in enumerate(runs):
+        if not run.diverged:
+            run.samples.append(samples)
+            run.valid_loss.append(float(valid_loss[row]))
+            run.outer_valid_loss.append(float(outer_valid_loss[row]))
+
+
+def _record(
+    runs: list[Run],
+    rows: slice,
+    decided: Decision,
+    observed: np.ndarray,
+    outcome: Outcome,
+    decision: int,
+    samples: int,
+) -> None:
+    """Add a record of this decision to the runs that go on."""
+    for own, row in enumerate(range(rows.start, rows.stop)):
+        run = runs[row]
+        if run.diverged:
+            continue
+        why = decided.explanation
+        run.decisions.append(
+            {
+                "task": run.task,
+                "controller": run.controller,
+                "seed": run.seed,
+                "decision": decision,
+                "samples": samples,
+                "observation": observed[row].tolist(),
+                "action": None if why is None else why.action[own].tolist(),
+                "action_probabilities": None
+                if why is None
+                else [head[own].tolist() for head in why.probabilities],
+                "value": None if why is None else float(why.value[own]),
+                **{f"{name}_before": value for name, value in outcome.before.row(row).items()},
+                **outcome.hyperparameters.row(row),
+                "clamped": bool(outcome.clamped[row]),
+                "train_loss": float(outcome.train_loss[row]),
+                "valid_loss": float(outcome.valid.loss[row]),
+                "outer_valid_loss": float(outcome.outer_valid.loss[row]),
+                "intervention": "ended: diverged" if outcome.terminated[row] else None,
+            }
+        )

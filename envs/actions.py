@@ -1,0 +1,132 @@
+"""Actions: relative and bounded changes of hyperparameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainpilot.envs.config import ActionConfig, BoundsConfig
+from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
+from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
+from trainpilot.inner_tasks.errors import TrainpilotError
+
+#: What a weight decay of 0 becomes when it is raised.
+SMALLEST_WEIGHT_DECAY = 1e-4
+
+_SCALES = np.array(LEARNING_RATE_SCALES)
+
+
+def relative_learning_rate(hyperparameters: Hyperparameters) -> FloatArray:
+    """The learning rate in units of Adam's, comparable among optimizers, `(n_runs,)`."""
+    return hyperparameters.learning_rate / _SCALES[hyperparameters.optimizer]
+
+
+class Head(NamedTuple):
+    """One categorical choice of an action.
+
+    Attributes:
+        name: the hyperparameter.
+        choices: factors of it (of one minus it, for the momentum), or optimizer names.
+    """
+
+    name: str
+    choices: tuple[float, ...] | tuple[str, ...]
+
+
+class ActionSpec:
+    """Turns actions `(n_runs, n_heads)` of indices into hyperparameters.
+
+    Args:
+        config: which hyperparameters are controlled, and by which factors.
+
+    Attributes:
+        heads: one for each controlled hyperparameter.
+    """
+
+    def __init__(self, config: ActionConfig) -> None:
+        named: list[tuple[str, Any]] = [
+            ("learning_rate", config.learning_rate),
+            ("weight_decay", config.weight_decay),
+            ("momentum", config.momentum),
+            ("optimizer", config.optimizers),
+        ]
+        self.heads = tuple(Head(name, tuple(choices)) for name, choices in named if choices)
+
+    @property
+    def n_choices(self) -> list[int]:
+        """Number of choices of each head."""
+        return [len(head.choices) for head in self.heads]
+
+    def apply(self, current: Hyperparameters, action: IntArray) -> Hyperparameters:
+        """The hyperparameters that an action asks for, before bounds.
+
+        A switch of the optimizer rescales the learning rate, so that the size of the update
+        does not jump.
+
+        Args:
+            current: of each run.
+            action: index of the choice of each head, `(n_runs, n_heads)`.
+        """
+        after = current
+        for number, head in enumerate(self.heads):
+            choice = action[:, number]
+            if head.name == "optimizer":
+                indices = np.array([optimizer_index(str(name)) for name in head.choices])[choice]
+                rate = relative_learning_rate(after) * _SCALES[indices]
+                after = replace(after, learning_rate=rate, optimizer=indices)
+                continue
+            factor = np.array(head.choices, dtype=np.float64)[choice]
+            if head.name == "learning_rate":
+                after = replace(after, learning_rate=after.learning_rate * factor)
+            elif head.name == "weight_decay":
+                raised = np.where(after.weight_decay == 0, SMALLEST_WEIGHT_DECAY, factor)
+                decay = np.where(after.weight_decay == 0, 1.0, after.weight_decay) * raised
+                untouched = (after.weight_decay == 0) & (factor <= 1)
+                after = replace(after, weight_decay=np.where(untouched, 0.0, decay))
+            else:
+                after = replace(after, momentum=1 - (1 - after.momentum) * factor)
+        return after
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The heads as plain data, for a policy's metadata."""
+        return [{"name": head.name, "choices": list(head.choices)} for head in self.heads]
+
+    @classmethod
+    def from_json(cls, heads: list[dict[str, Any]]) -> ActionSpec:
+        """The spec that `to_json` gave.
+
+        Raises:
+            TrainpilotError: if a head is unknown.
+        """
+        given = {str(head["name"]): list(head["choices"]) for head in heads}
+        known = ("learning_rate", "weight_decay", "momentum", "optimizer")
+        for name in given:
+            if name not in known:
+                raise TrainpilotError(
+                    f"an action may control {', '.join(known)}; given: {name}"
+                )
+        return cls(
+            ActionConfig(
+                learning_rate=given.get("learning_rate", []),
+                weight_decay=given.get("weight_decay", []),
+                momentum=given.get("momentum", []),
+                optimizers=given.get("optimizer", []),
+            )
+        )
+
+
+def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparameters:
+    """Hyperparameters moved into their hard ranges; the learning rate in Adam's units."""
+    scale = _SCALES[hyperparameters.optimizer]
+    return replace(
+        hyperparameters,
+        learning_rate=np.clip(
+            hyperparameters.learning_rate,
+            bounds.learning_rate_low * scale,
+            bounds.learning_rate_high * scale,
+        ),
+        weight_decay=np.clip(hyperparameters.weight_decay, 0, bounds.weight_decay_high),
+        momentum=np.clip(hyperparameters.momentum, 0, bounds.momentum_high),
+    )

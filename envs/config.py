@@ -1,0 +1,190 @@
+"""Configuration of the environment: every field with its meaning, range and default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES, optimizer_index
+from trainpilot.inner_tasks.errors import require
+
+
+@dataclass
+class StartConfig:
+    """How an inner run starts; drawn anew for each run.
+
+    Attributes:
+        optimizers: one of these, at random; at least one.
+        learning_rate_low: the learning rate is drawn log-uniformly from here, in units of
+            Adam's learning rate (an optimizer's own is this times its scale); > 0.
+        learning_rate_high: to here; at least `learning_rate_low`.
+        weight_decay: decoupled weight decay, >= 0.
+        momentum: SGD's momentum and Adam's beta1, in [0, 1).
+    """
+
+    optimizers: list[str] = field(default_factory=lambda: ["adam"])
+    learning_rate_low: float = 1e-3
+    learning_rate_high: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+
+
+@dataclass
+class ActionConfig:
+    """Which hyperparameters a learned policy controls; an empty list switches one off.
+
+    Attributes:
+        learning_rate: factors of the learning rate, each > 0.
+        weight_decay: factors of the weight decay, each > 0.
+        momentum: factors of one minus the momentum, each > 0.
+        optimizers: names to choose among.
+    """
+
+    learning_rate: list[float] = field(
+        default_factory=lambda: [0.1, 0.35, 0.7, 1.0, 1.4, 2.8, 10.0]
+    )
+    weight_decay: list[float] = field(default_factory=list)
+    momentum: list[float] = field(default_factory=list)
+    optimizers: list[str] = field(default_factory=lambda: list(OPTIMIZER_NAMES))
+
+
+@dataclass
+class BoundsConfig:
+    """Hard range of each hyperparameter, whoever sets it.
+
+    Attributes:
+        learning_rate_low: in units of Adam's learning rate, > 0.
+        learning_rate_high: likewise.
+        weight_decay_high: the low bound is 0.
+        momentum_high: the low bound is 0; < 1.
+    """
+
+    learning_rate_low: float = 1e-7
+    learning_rate_high: float = 1.0
+    weight_decay_high: float = 1.0
+    momentum_high: float = 0.999
+
+
+@dataclass
+class RewardConfig:
+    """The reward of a decision.
+
+    Attributes:
+        area_weight: weight of the area under the curve beside the improvement, >= 0.
+    """
+
+    area_weight: float = 1.0
+
+
+@dataclass
+class GuardConfig:
+    """When an inner run counts as diverged.
+
+    Attributes:
+        max_loss_ratio: when its `valid` loss exceeds this many times its start, or anything
+            is not finite; > 1.
+    """
+
+    max_loss_ratio: float = 100.0
+
+
+@dataclass
+class EnvConfig:
+    """The training of an inner model as an environment.
+
+    The budget of an inner run is `decisions * micro_batches_per_decision` micro-batches.
+
+    Attributes:
+        decisions: decisions in an inner run, at least 1.
+        micro_batches_per_decision: inner steps between two decisions, at least 1.
+        evaluation_size: most examples of `valid` and of `outer_valid` used after each
+            decision, at least 1.
+        compiled: compile the inner step: some ten seconds at the start of each task, then
+            several times faster. None: meta-training compiles when it is long enough to pay,
+            nothing else does.
+        start: how a run starts.
+        actions: what a learned policy controls.
+        bounds: hard ranges.
+        reward: the reward.
+        guard: divergence.
+    """
+
+    decisions: int = 30
+    micro_batches_per_decision: int = 10
+    evaluation_size: int = 128
+    compiled: bool | None = None
+    start: StartConfig = field(default_factory=StartConfig)
+    actions: ActionConfig = field(default_factory=ActionConfig)
+    bounds: BoundsConfig = field(default_factory=BoundsConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+    @property
+    def n_micro_batches(self) -> int:
+        """The inner budget of a run, in micro-batches."""
+        return self.decisions * self.micro_batches_per_decision
+
+    def validate(self) -> None:
+        """Check every field's range.
+
+        Raises:
+            TrainpilotError: naming the first field that is out of range.
+        """
+        for name in ("decisions", "micro_batches_per_decision", "evaluation_size"):
+            require(getattr(self, name) >= 1, f"env.{name} must be at least 1", getattr(self, name))
+        _validate_start(self.start)
+        _validate_actions(self.actions)
+        bounds = self.bounds
+        require(
+            0 < bounds.learning_rate_low <= bounds.learning_rate_high,
+            "env.bounds must hold 0 < learning_rate_low <= learning_rate_high",
+            f"{bounds.learning_rate_low} and {bounds.learning_rate_high}",
+        )
+        require(
+            bounds.weight_decay_high >= 0,
+            "env.bounds.weight_decay_high must be at least 0",
+            bounds.weight_decay_high,
+        )
+        require(
+            0 <= bounds.momentum_high < 1,
+            "env.bounds.momentum_high must lie in [0, 1)",
+            bounds.momentum_high,
+        )
+        weight = self.reward.area_weight
+        require(weight >= 0, "env.reward.area_weight must be at least 0", weight)
+        ratio = self.guard.max_loss_ratio
+        require(ratio > 1, "env.guard.max_loss_ratio must be above 1", ratio)
+
+
+def _validate_start(start: StartConfig) -> None:
+    require(len(start.optimizers) > 0, "env.start.optimizers must name an optimizer", "none")
+    for name in start.optimizers:
+        optimizer_index(name)
+    low, high = start.learning_rate_low, start.learning_rate_high
+    require(
+        0 < low <= high,
+        "env.start must hold 0 < learning_rate_low <= learning_rate_high",
+        f"{low} and {high}",
+    )
+    require(
+        start.weight_decay >= 0, "env.start.weight_decay must be at least 0", start.weight_decay
+    )
+    require(
+        0 <= start.momentum < 1, "env.start.momentum must lie in [0, 1)", start.momentum
+    )
+
+
+def _validate_actions(actions: ActionConfig) -> None:
+    for name in ("learning_rate", "weight_decay", "momentum"):
+        factors = list(getattr(actions, name))
+        require(
+            all(factor > 0 for factor in factors),
+            f"env.actions.{name} must hold factors above 0",
+            factors,
+        )
+    for name in actions.optimizers:
+        optimizer_index(name)
+    require(
+        any((actions.learning_rate, actions.weight_decay, actions.momentum, actions.optimizers)),
+        "env.actions must leave at least one hyperparameter to control",
+        "none",
+    )

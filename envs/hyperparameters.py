@@ -1,0 +1,91 @@
+"""The hyperparameters of many inner runs, as one value of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES, optimizer_index
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What a controller sets, one entry for each run; every array is `(n_runs,)`.
+
+    Attributes:
+        learning_rate: as `torch.optim` would be given it for the run's optimizer; > 0.
+        weight_decay: decoupled, as in AdamW: `p *= 1 - learning_rate * weight_decay`; >= 0.
+        momentum: SGD's momentum and Adam's beta1; in [0, 1).
+        optimizer: index into `OPTIMIZER_NAMES`.
+    """
+
+    learning_rate: FloatArray
+    weight_decay: FloatArray
+    momentum: FloatArray
+    optimizer: IntArray
+
+    @classmethod
+    def full(
+        cls,
+        n_runs: int,
+        *,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        optimizer: str = "adam",
+    ) -> Self:
+        """The same hyperparameters for every run.
+
+        Args:
+            n_runs: number of runs.
+            learning_rate: default 1e-3.
+            weight_decay: default 0.
+            momentum: default 0.9.
+            optimizer: name of the optimizer (default: "adam").
+
+        Raises:
+            TrainpilotError: if the optimizer is unknown.
+        """
+        return cls(
+            learning_rate=np.full(n_runs, learning_rate),
+            weight_decay=np.full(n_runs, weight_decay),
+            momentum=np.full(n_runs, momentum),
+            optimizer=np.full(n_runs, optimizer_index(optimizer), dtype=np.int64),
+        )
+
+    @property
+    def n_runs(self) -> int:
+        """Number of runs."""
+        return len(self.learning_rate)
+
+    def rows(self, rows: slice) -> Hyperparameters:
+        """Those of some of the runs."""
+        return replace(
+            self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Hyperparameters]) -> Hyperparameters:
+        """Those of several groups of runs, one after the other."""
+        return cls(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )
+
+    def row(self, run: int) -> dict[str, Any]:
+        """One run's hyperparameters by name, the optimizer as its name."""
+        return {
+            "learning_rate": float(self.learning_rate[run]),
+            "weight_decay": float(self.weight_decay[run]),
+            "momentum": float(self.momentum[run]),
+            "optimizer": OPTIMIZER_NAMES[self.optimizer[run]],
+        }

@@ -1,0 +1,227 @@
+"""Inner runs of one task as a control problem: the engine, observed, rewarded and guarded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainpilot.envs.actions import ActionSpec, clamp
+from trainpilot.envs.config import EnvConfig, StartConfig
+from trainpilot.envs.engine import Engine
+from trainpilot.envs.guard import diverged
+from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters
+from trainpilot.envs.observation import Observation, Reading, begin, observe
+from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
+from trainpilot.envs.rewards import LogImprovement, TaskReference, level
+from trainpilot.envs.signals import Evaluation
+from trainpilot.inner_tasks.protocol import InnerTask
+
+BoolArray = NDArray[np.bool_]
+
+
+class Outcome(NamedTuple):
+    """What a decision led to, `(n_runs,)` each but for the observation.
+
+    Attributes:
+        observation: `(n_runs, n_features)`.
+        reward: of the decision.
+        terminated: the run has diverged.
+        truncated: the run's budget is spent.
+        before: hyperparameters before the decision.
+        hyperparameters: in use during it, within bounds.
+        clamped: whether the bounds changed what was asked for.
+        train_loss: mean over the decision's inner steps.
+        valid: evaluation of the observed part of `valid`.
+        outer_valid: evaluation of `outer_valid`; not for controllers.
+    """
+
+    observation: Observation
+    reward: FloatArray
+    terminated: BoolArray
+    truncated: BoolArray
+    before: Hyperparameters
+    hyperparameters: Hyperparameters
+    clamped: BoolArray
+    train_loss: FloatArray
+    valid: Evaluation
+    outer_valid: Evaluation
+
+
+def draw_start(config: StartConfig, generator: np.random.Generator) -> Hyperparameters:
+    """Hyperparameters of one run at its start."""
+    optimizer = config.optimizers[int(generator.integers(len(config.optimizers)))]
+    low, high = np.log(config.learning_rate_low), np.log(config.learning_rate_high)
+    scale = LEARNING_RATE_SCALES[optimizer_index(optimizer)]
+    # Not through exp where there is nothing to draw: 1e-3 stays 1e-3 to the last bit.
+    rate = config.learning_rate_low if low == high else float(np.exp(generator.uniform(low, high)))
+    return Hyperparameters.full(
+        1,
+        learning_rate=rate * scale,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        optimizer=optimizer,
+    )
+
+
+class InnerRuns:
+    """Rows of inner runs, each with its own seed and its own place in its budget.
+
+    Args:
+        task: the inner task.
+        n_runs: number of rows, at least 1.
+        config: of the environment.
+        reference: the unit of the reward (default: the lowest level there is).
+
+    Raises:
+        TrainpilotError: if the configuration is out of range or the task cannot be trained.
+
+    Attributes:
+        actions: what a learned policy controls.
+        hyperparameters: in use, `(n_runs,)` each.
+        observation: the latest, `(n_runs, n_features)`.
+    """
+
+    hyperparameters: Hyperparameters
+    observation: Observation
+
+    def __init__(
+        self,
+        task: InnerTask,
+        n_runs: int,
+        config: EnvConfig,
+        reference: TaskReference | None = None,
+    ) -> None:
+        config.validate()
+        self.task = task
+        self.n_runs = n_runs
+        self.config = config
+        self.actions = ActionSpec(config.actions)
+        self.engine = Engine(
+            task,
+            n_runs,
+            n_micro_batches=config.n_micro_batches,
+            evaluation_size=config.evaluation_size,
+            compiled=bool(config.compiled),
+        )
+        self.set_reference(reference or TaskReference())
+        self._begin_all()
+
+    def _begin_all(self) -> None:
+        """Give every row a state, that of the engine's first weights."""
+        self.hyperparameters = Hyperparameters.full(self.n_runs)
+        valid, outer_valid = self.engine.evaluate()
+        self._start_valid, self._start_outer = valid.loss, outer_valid.loss
+        self._level = level(outer_valid.loss, outer_valid.loss)
+        self._observer, self.observation = begin(self._reading(valid))
+
+    def set_reference(self, reference: TaskReference) -> None:
+        """Change the unit of the reward."""
+        self._reward = LogImprovement(self.config.reward, self.config.decisions, reference)
+
+    @property
+    def decisions_made(self) -> NDArray[np.int64]:
+        """Decisions that each run has behind it, `(n_runs,)`."""
+        return self.engine.position // self.config.micro_batches_per_decision
+
+    def reset(
+        self,
+        rows: Sequence[int],
+        seeds: Sequence[int],
+        starts: Sequence[Hyperparameters] | None = None,
+    ) -> Observation:
+        """Start runs anew in the given rows.
+
+        Args:
+            rows: which rows.
+            seeds: a seed for each of these rows: initial weights, data order and, where they
+                are random, the starting hyperparameters.
+            starts: starting hyperparameters for each of these rows, `(1,)` each (default:
+                drawn as configured).
+
+        Returns:
+            The observation of all rows, `(n_runs, n_features)`.
+        """
+        self.engine.reset(rows, seeds)
+        if starts is None:
+            # Not the data order's own stream, so that the two draws are independent.
+            generators = [np.random.default_rng([seed, 1]) for seed in seeds]
+            starts = [draw_start(self.config.start, generator) for generator in generators]
+        chosen = np.zeros(self.n_runs, dtype=bool)
+        chosen[list(rows)] = True
+        self.hyperparameters = _put(self.hyperparameters, rows, starts)
+        valid, outer_valid = self.engine.evaluate()
+        self._start_valid = np.where(chosen, valid.loss, self._start_valid)
+        self._start_outer = np.where(chosen, outer_valid.loss, self._start_outer)
+        self._level = np.where(chosen, level(outer_valid.loss, outer_valid.loss), self._level)
+        observer, observation = begin(self._reading(valid))
+        self._observer = observer.where(chosen, self._observer)
+        self.observation = np.where(chosen[:, None], observation, self.observation)
+        return self.observation
+
+    def step(self, asked: Hyperparameters) -> Outcome:
+        """Make a decision for every run and train on until the next.
+
+        Args:
+            asked: hyperparameters for each run; they are moved into the configured bounds.
+
+        Returns:
+            What came of it. Rows that ended must be reset before the next step.
+        """
+        before = self.hyperparameters
+        self.hyperparameters = clamp(asked, self.config.bounds)
+        signals = self.engine.advance(
+            self.hyperparameters, self.config.micro_batches_per_decision
+        )
+        valid, outer_valid = self.engine.evaluate()
+        terminated = diverged(self.config.guard, signals, valid.loss, self._start_valid)
+        terminated |= ~np.isfinite(outer_valid.loss)
+        remaining = self.config.decisions - self.decisions_made
+        after = level(outer_valid.loss, self._start_outer)
+        reward = self._reward(self._level, after, terminated, remaining)
+        self._level = after
+        self._observer, self.observation = observe(
+            self._observer, signals, self._reading(valid)
+        )
+        return Outcome(
+            observation=self.observation,
+            reward=reward,
+            terminated=terminated,
+            truncated=(remaining == 0) & ~terminated,
+            before=before,
+            hyperparameters=self.hyperparameters,
+            clamped=_differs(asked, self.hyperparameters),
+            train_loss=signals.train_loss.mean(1),
+            valid=valid,
+            outer_valid=outer_valid,
+        )
+
+    def _reading(self, valid: Evaluation) -> Reading:
+        return Reading(
+            hyperparameters=self.hyperparameters,
+            progress=self.engine.position / self.config.n_micro_batches,
+            valid_loss=valid.loss,
+            valid_accuracy=valid.metrics.get("accuracy", np.full(self.n_runs, np.nan)),
+        )
+
+
+def _put(
+    hyperparameters: Hyperparameters, rows: Sequence[int], starts: Sequence[Hyperparameters]
+) -> Hyperparameters:
+    changed = {}
+    for name in ("learning_rate", "weight_decay", "momentum", "optimizer"):
+        values = getattr(hyperparameters, name).copy()
+        values[list(rows)] = [getattr(start, name)[0] for start in starts]
+        changed[name] = values
+    return replace(hyperparameters, **changed)
+
+
+def _differs(asked: Hyperparameters, used: Hyperparameters) -> BoolArray:
+    return (
+        (asked.learning_rate != used.learning_rate)
+        | (asked.weight_decay != used.weight_decay)
+        | (asked.momentum != used.momentum)
+    )

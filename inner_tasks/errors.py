@@ -1,0 +1,41 @@
+"""The one exception that a user's mistake raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class TrainpilotError(ValueError):
+    """A mistake in what the user gave: one sentence, shown without a traceback.
+
+    The message says what is wrong, what is allowed and what was given.
+    """
+
+
+def unknown(kind: str, given: object, allowed: Iterable[str]) -> TrainpilotError:
+    """The error for a name that is not in a list.
+
+    Args:
+        kind: what is named, in the singular ("optimizer", "task").
+        given: what the user wrote.
+        allowed: the names that exist.
+
+    Returns:
+        The exception, to be raised by the caller.
+    """
+    return TrainpilotError(f"unknown {kind} '{given}'; allowed: {', '.join(allowed)}")
+
+
+def require(condition: bool, rule: str, given: object) -> None:
+    """Raise unless a rule holds.
+
+    Args:
+        condition: whether it holds.
+        rule: the rule as a sentence ("micro_batch_size must be at least 1").
+        given: the value that was given.
+
+    Raises:
+        TrainpilotError: if the condition is false.
+    """
+    if not condition:
+        raise TrainpilotError(f"{rule}; given: {given}")

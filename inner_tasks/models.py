@@ -1,0 +1,71 @@
+"""Small models that the embedded tasks train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from trainpilot.inner_tasks.errors import unknown
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+
+
+def mlp(n_inputs: int, hidden: Sequence[int], n_outputs: int, activation: str = "relu") -> nn.Module:
+    """A multilayer perceptron with torch's own initial weights.
+
+    Args:
+        n_inputs: features of an example; further axes are flattened.
+        hidden: widths of the hidden layers; empty for a linear model.
+        n_outputs: outputs.
+        activation: "relu", "tanh" or "gelu".
+
+    Raises:
+        TrainpilotError: if the activation is unknown.
+    """
+    if activation not in ACTIVATIONS:
+        raise unknown("activation", activation, ACTIVATIONS)
+    layers: list[nn.Module] = [nn.Flatten()]
+    widths = [n_inputs, *hidden]
+    for width, next_width in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(width, next_width), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], n_outputs))
+
+
+def cnn(n_channels: int, widths: Sequence[int], image_size: int, n_outputs: int) -> nn.Module:
+    """3x3 convolutions, each followed by ReLU and 2x2 max pooling, then a linear layer.
+
+    Args:
+        n_channels: channels of the images.
+        widths: channels of each convolution.
+        image_size: height and width in pixels, divisible by `2 ** len(widths)`.
+        n_outputs: outputs.
+    """
+    layers: list[nn.Module] = []
+    channels = n_channels
+    for width in widths:
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = width
+    side = image_size // 2 ** len(widths)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side * side, n_outputs))
+
+
+class CharacterMLP(nn.Module):
+    """Predicts the next character from a window of characters (Bengio et al., 2003).
+
+    Args:
+        n_characters: size of the alphabet.
+        context: characters in the window.
+        embedding: width of a character's embedding.
+        hidden: width of the hidden layer.
+    """
+
+    def __init__(self, n_characters: int, context: int, embedding: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(n_characters, embedding)
+        self.head = mlp(context * embedding, [hidden], n_characters, "tanh")
+
+    def forward(self, characters: Tensor) -> Tensor:
+        """Logits of the next character, `(n_examples, n_characters)`."""
+        logits: Tensor = self.head(self.embedding(characters).flatten(-2))
+        return logits

@@ -1,0 +1,51 @@
+"""Named losses, each with the metrics that are usually reported beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional
+
+from trainpilot.inner_tasks.errors import unknown
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+MetricsFn = Callable[[Tensor, Tensor], dict[str, Tensor]]
+
+
+class Objective(NamedTuple):
+    """A loss and its metrics.
+
+    Attributes:
+        loss: `(outputs, targets) -> scalar`.
+        metrics: `(outputs, targets) -> {name: scalar}`.
+    """
+
+    loss: LossFn
+    metrics: MetricsFn
+
+
+def _accuracy(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    return {"accuracy": (outputs.argmax(-1) == targets).float().mean()}
+
+
+def _absolute_error(outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    return {"mean_absolute_error": (outputs - targets).abs().mean()}
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "cross_entropy": Objective(functional.cross_entropy, _accuracy),
+    "mse": Objective(functional.mse_loss, _absolute_error),
+}
+
+
+def objective(name: str) -> Objective:
+    """The objective of that name.
+
+    Raises:
+        TrainpilotError: if there is none.
+    """
+    if name not in OBJECTIVES:
+        raise unknown("loss", name, OBJECTIVES)
+    return OBJECTIVES[name]

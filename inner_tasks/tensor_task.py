@@ -1,0 +1,112 @@
+"""An inner task from any tensors and any `torch.nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.objectives import LossFn, Objective, objective
+from trainpilot.inner_tasks.protocol import Split, Splits
+
+#: Shares of train, valid, outer_valid and test.
+SPLIT_SHARES = (0.6, 0.13, 0.13, 0.14)
+
+
+def split_tensors(inputs: Tensor, targets: Tensor, seed: int = 0) -> Splits:
+    """Shuffle examples and cut them into the four splits.
+
+    Args:
+        inputs: `(n_examples, ...)`.
+        targets: `(n_examples, ...)`.
+        seed: of the shuffle; the same for every run, so that splits never mix.
+
+    Returns:
+        Disjoint splits with the shares `SPLIT_SHARES`.
+
+    Raises:
+        TrainpilotError: if the lengths differ, or there are fewer than 20 examples.
+    """
+    n_examples = len(inputs)
+    require(
+        len(targets) == n_examples,
+        "inputs and targets must have the same length",
+        f"{n_examples} inputs and {len(targets)} targets",
+    )
+    require(n_examples >= 20, "a task needs at least 20 examples", n_examples)
+    order = torch.randperm(n_examples, generator=torch.Generator().manual_seed(seed))
+    sizes = [int(share * n_examples) for share in SPLIT_SHARES[1:]]
+    parts = torch.split(order, [n_examples - sum(sizes), *sizes])
+    return Splits(*(Split(inputs[part], targets[part]) for part in parts))
+
+
+class TensorTask:
+    """An inner task made of tensors, a model factory and a loss.
+
+    Args:
+        name: how records and tables call it.
+        model: makes a new model; called without arguments.
+        loss: "cross_entropy", "mse", or a function `(outputs, targets) -> scalar`.
+        inputs: `(n_examples, ...)`, to be split at random; or give `splits`.
+        targets: `(n_examples, ...)`, likewise.
+        splits: the four splits, where the caller has made them.
+        modality: "vision", "text", "tabular" or "synthetic" (default: "tabular").
+        dataset: the data's name (default: the task's name).
+        micro_batch_size: examples in one micro-batch, at least 1 and at most the
+            training examples (default: 32).
+        split_seed: of the random split (default: 0).
+
+    Raises:
+        TrainpilotError: if an argument breaks the rule stated for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: Callable[[], nn.Module],
+        loss: str | LossFn = "cross_entropy",
+        inputs: Tensor | None = None,
+        targets: Tensor | None = None,
+        splits: Splits | None = None,
+        modality: str = "tabular",
+        dataset: str | None = None,
+        micro_batch_size: int = 32,
+        split_seed: int = 0,
+    ) -> None:
+        if splits is None:
+            if inputs is None or targets is None:
+                raise TrainpilotError(
+                    f"task '{name}' needs data: give inputs and targets, or splits; given: neither"
+                )
+            splits = split_tensors(inputs, targets, split_seed)
+        n_train = len(splits.train.inputs)
+        require(
+            1 <= micro_batch_size <= n_train,
+            f"micro_batch_size of task '{name}' must lie between 1 and {n_train}, "
+            "its training examples",
+            micro_batch_size,
+        )
+        self.name = name
+        self.modality = modality
+        self.dataset = dataset or name
+        self.micro_batch_size = micro_batch_size
+        self.splits = splits
+        self._model = model
+        self._objective = (
+            objective(loss) if isinstance(loss, str) else Objective(loss, lambda *_: {})
+        )
+
+    def make_model(self) -> nn.Module:
+        """A new model; its initial weights come from torch's global generator."""
+        return self._model()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        return self._objective.loss(outputs, targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Accuracy for "cross_entropy", mean absolute error for "mse", else nothing."""
+        return self._objective.metrics(outputs, targets)
