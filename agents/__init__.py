@@ -1,0 +1,1 @@
+"""Who decides: the learned policy, heuristics, and the commands."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -93,7 +94,7 @@ def _measure(run: Run, reference: Run) -> dict[str, Any]:
 def _switches(run: Run) -> int:
     """How often the optimizer was changed in mid-run; the choice at the start is none."""
     used = [record["optimizer"] for record in run.decisions]
-    return sum(a != b for a, b in zip(used, used[1:], strict=False))
+    return sum(a != b for a, b in pairwise(used))
 
 
 def _summarise(rows: list[dict[str, Any]], reference: str) -> dict[str, Any]:
@@ -121,8 +122,7 @@ def _summarise_task(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "final_test_loss": fmean(row["final_test_loss"] for row in rows),
         # A run that diverged has no metrics: none may be averaged as if it were not there.
         "test_metrics": {
-            name: fmean(row["test_metrics"].get(name, math.nan) for row in rows)
-            for name in metrics
+            name: fmean(row["test_metrics"].get(name, math.nan) for row in rows) for name in metrics
         },
         "speedup": geometric_mean([row["speedup"] for row in rows]),
         "reached": fmean(row["reached"] for row in rows),

@@ -31,8 +31,7 @@ def make_controllers(configs: Mapping[str, Any]) -> dict[str, Controller]:
 def _make(name: str, config: Any) -> Controller:
     if not isinstance(config, Mapping) or "_target_" not in config:
         raise TrainpilotError(
-            f"controller '{name}' must have a _target_, the callable that makes it; "
-            f"given: {config}"
+            f"controller '{name}' must have a _target_, the callable that makes it; given: {config}"
         )
     try:
         controller = instantiate(config)

@@ -40,9 +40,7 @@ class Constant:
     ) -> None:
         optimizer_index(optimizer)
         require(learning_rate > 0, "a controller's learning_rate must be above 0", learning_rate)
-        require(
-            weight_decay >= 0, "a controller's weight_decay must be at least 0", weight_decay
-        )
+        require(weight_decay >= 0, "a controller's weight_decay must be at least 0", weight_decay)
         require(0 <= momentum < 1, "a controller's momentum must lie in [0, 1)", momentum)
         self._optimizer = optimizer
         self._learning_rate = learning_rate

@@ -51,9 +51,9 @@ def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
             mistakes.append(error)
 
     try:
-        hydra.main(
-            version_base="1.3", config_path="pkg://trainpilot.conf", config_name=verb
-        )(guarded)()
+        hydra.main(version_base="1.3", config_path="pkg://trainpilot.conf", config_name=verb)(
+            guarded
+        )()
     except USER_ERRORS as error:
         if wants_traceback:
             raise

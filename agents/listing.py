@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -43,8 +44,9 @@ def list_controllers() -> None:
         name = entry.name.removesuffix(".yaml")
         text = entry.read_text(encoding="utf-8")
         # Unresolved: the policy's path is an interpolation of the command's.
-        settings = OmegaConf.to_container(OmegaConf.create(text)[name], resolve=False)
-        shown = [f"{key}={value}" for key, value in dict(settings).items() if key != "_target_"]
+        content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        settings = content[name].items()
+        shown = [f"{key}={value}" for key, value in settings if key != "_target_"]
         table.add_row(name, text.splitlines()[0].lstrip("# "), ", ".join(shown))
     _print(table)
 

@@ -112,8 +112,9 @@ def resume_agent(groups: list[InnerRuns], checkpoint: Path, seed: int) -> PPO:
                 f"{stored['fingerprint'].get(name)}; given: {value}"
             )
     # The runs to come must not repeat the runs that were: the seed moves on with the decisions.
-    env = InnerTrainingVecEnv(groups, int(np.random.SeedSequence(
-        [seed, stored["decisions"]]).generate_state(1)[0]))
+    env = InnerTrainingVecEnv(
+        groups, int(np.random.SeedSequence([seed, stored["decisions"]]).generate_state(1)[0])
+    )
     return PPO.load(checkpoint, env=env, device="cpu")
 
 

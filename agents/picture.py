@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
+from matplotlib.figure import Figure
 
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt  # noqa: E402  # after the backend is chosen
-
-from trainpilot.agents.files import atomic_path  # noqa: E402
-from trainpilot.agents.rollout import Run  # noqa: E402
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES  # noqa: E402
+from trainpilot.agents.files import atomic_path
+from trainpilot.agents.rollout import Run
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 
 
 def draw_runs(path: Path, runs: Sequence[Run]) -> None:
@@ -23,9 +19,8 @@ def draw_runs(path: Path, runs: Sequence[Run]) -> None:
         path: of the PNG, written atomically.
         runs: one for each controller.
     """
-    figure, (loss, rate, optimizer) = plt.subplots(
-        3, 1, figsize=(9, 8), sharex=True, height_ratios=(3, 2, 1), layout="constrained"
-    )
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    loss, rate, optimizer = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     for number, run in enumerate(runs):
         # The learned policy stands out; the others keep the usual cycle of colours.
         bold = run.controller == "policy"
@@ -55,4 +50,3 @@ def draw_runs(path: Path, runs: Sequence[Run]) -> None:
         axis.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)

@@ -30,7 +30,7 @@ class ProgressBar:
         done: work that is done already (default: 0).
     """
 
-    def __init__(self, description: str, total: float, done: float = 0) -> None:
+    def __init__(self, description: str, total: int, done: int = 0) -> None:
         self._description = description
         self._total = total
         self._first = done
@@ -72,7 +72,7 @@ class ProgressBar:
             seconds = time.monotonic() - self._begun
             print(f"{self._description}: done in {clock(seconds)}", file=sys.stderr, flush=True)
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: int, note: str = "") -> None:
         """Say how much is done, and anything worth knowing beside it."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)

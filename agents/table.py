@@ -22,7 +22,9 @@ def print_comparison(results: dict[str, Any]) -> None:
     for task in next(iter(summary.values()))["tasks"]:
         of_task = {name: entry["tasks"][task] for name, entry in summary.items()}
         n_runs = next(iter(of_task.values()))["n_runs"]
-        metrics = list(dict.fromkeys(m for entry in of_task.values() for m in entry["test_metrics"]))
+        metrics = list(
+            dict.fromkeys(m for entry in of_task.values() for m in entry["test_metrics"])
+        )
         table = Table(title=f"{task}: mean of {n_runs} runs")
         table.add_column("controller")
         for heading in ("test loss", *metrics, f"speed-up vs {reference}", "reached", "switches"):

@@ -75,9 +75,8 @@ def _training(config: TrainConfig, decisions: int) -> dict[str, Any]:
         "decisions": decisions,
         "seed": config.seed,
         "config": OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
-        "versions": {name: version(name) for name in packages} | {
-            "python": platform.python_version()
-        },
+        "versions": {name: version(name) for name in packages}
+        | {"python": platform.python_version()},
     }
 
 

@@ -1,0 +1,1 @@
+"""Training as an environment: engine, optimizers, signals, observation, actions, rewards, guard."""

@@ -20,7 +20,7 @@ _SCALES = np.array(LEARNING_RATE_SCALES)
 
 def relative_learning_rate(hyperparameters: Hyperparameters) -> FloatArray:
     """The learning rate in units of Adam's, comparable among optimizers, `(n_runs,)`."""
-    return hyperparameters.learning_rate / _SCALES[hyperparameters.optimizer]
+    return np.asarray(hyperparameters.learning_rate / _SCALES[hyperparameters.optimizer])
 
 
 class Head(NamedTuple):
@@ -104,9 +104,7 @@ class ActionSpec:
         known = ("learning_rate", "weight_decay", "momentum", "optimizer")
         for name in given:
             if name not in known:
-                raise TrainpilotError(
-                    f"an action may control {', '.join(known)}; given: {name}"
-                )
+                raise TrainpilotError(f"an action may control {', '.join(known)}; given: {name}")
         return cls(
             ActionConfig(
                 learning_rate=given.get("learning_rate", []),

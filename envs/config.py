@@ -70,9 +70,12 @@ class RewardConfig:
 
     Attributes:
         area_weight: weight of the area under the curve beside the improvement, >= 0.
+        switch_cost: price of a change of the optimizer, >= 0, where 1 is the whole
+            improvement that the task's reference makes.
     """
 
     area_weight: float = 1.0
+    switch_cost: float = 0.01
 
 
 @dataclass
@@ -149,8 +152,9 @@ class EnvConfig:
             "env.bounds.momentum_high must lie in [0, 1)",
             bounds.momentum_high,
         )
-        weight = self.reward.area_weight
-        require(weight >= 0, "env.reward.area_weight must be at least 0", weight)
+        for name in ("area_weight", "switch_cost"):
+            weight = getattr(self.reward, name)
+            require(weight >= 0, f"env.reward.{name} must be at least 0", weight)
         ratio = self.guard.max_loss_ratio
         require(ratio > 1, "env.guard.max_loss_ratio must be above 1", ratio)
 
@@ -168,9 +172,7 @@ def _validate_start(start: StartConfig) -> None:
     require(
         start.weight_decay >= 0, "env.start.weight_decay must be at least 0", start.weight_decay
     )
-    require(
-        0 <= start.momentum < 1, "env.start.momentum must lie in [0, 1)", start.momentum
-    )
+    require(0 <= start.momentum < 1, "env.start.momentum must lie in [0, 1)", start.momentum)
 
 
 def _validate_actions(actions: ActionConfig) -> None:

@@ -173,19 +173,16 @@ class InnerRuns:
         """
         before = self.hyperparameters
         self.hyperparameters = clamp(asked, self.config.bounds)
-        signals = self.engine.advance(
-            self.hyperparameters, self.config.micro_batches_per_decision
-        )
+        signals = self.engine.advance(self.hyperparameters, self.config.micro_batches_per_decision)
         valid, outer_valid = self.engine.evaluate()
         terminated = diverged(self.config.guard, signals, valid.loss, self._start_valid)
         terminated |= ~np.isfinite(outer_valid.loss)
         remaining = self.config.decisions - self.decisions_made
         after = level(outer_valid.loss, self._start_outer)
-        reward = self._reward(self._level, after, terminated, remaining)
+        switched = self.hyperparameters.optimizer != before.optimizer
+        reward = self._reward(self._level, after, terminated, remaining, switched)
         self._level = after
-        self._observer, self.observation = observe(
-            self._observer, signals, self._reading(valid)
-        )
+        self._observer, self.observation = observe(self._observer, signals, self._reading(valid))
         return Outcome(
             observation=self.observation,
             reward=reward,
@@ -220,8 +217,7 @@ def _put(
 
 
 def _differs(asked: Hyperparameters, used: Hyperparameters) -> BoolArray:
-    return (
-        (asked.learning_rate != used.learning_rate)
-        | (asked.weight_decay != used.weight_decay)
-        | (asked.momentum != used.momentum)
+    names = ("learning_rate", "weight_decay", "momentum")
+    return np.asarray(
+        np.any([getattr(asked, name) != getattr(used, name) for name in names], axis=0)
     )

@@ -239,7 +239,7 @@ def _assemble(
     vector = np.stack([known.get(name, zero) for name in FEATURE_NAMES], axis=1)
     # Undefined says nothing; infinite is as far as the bounds go.
     vector = np.nan_to_num(vector, nan=0.0, posinf=np.inf, neginf=-np.inf)
-    return np.clip(vector, LOW, HIGH).astype(np.float32)
+    return np.asarray(np.clip(vector, LOW, HIGH), dtype=np.float32)
 
 
 def _first(seen: FloatArray, now: FloatArray) -> FloatArray:

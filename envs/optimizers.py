@@ -110,9 +110,7 @@ def optimizer_index(name: str) -> int:
     return OPTIMIZER_NAMES.index(name)
 
 
-def update(
-    moments: Moments, context: UpdateContext, optimizer: Tensor
-) -> tuple[Tensor, Moments]:
+def update(moments: Moments, context: UpdateContext, optimizer: Tensor) -> tuple[Tensor, Moments]:
     """The direction of each run's own optimizer, and all moments after this gradient.
 
     Args:

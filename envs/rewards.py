@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainpilot.envs.config import RewardConfig
-from trainpilot.envs.hyperparameters import FloatArray
+from trainpilot.envs.hyperparameters import FloatArray, IntArray
 
 #: Losses above `e ** 1.5` times the start look alike, so that a blow-up costs a bounded sum.
 _CEILING = float(np.exp(1.5))
@@ -55,6 +55,7 @@ class LogImprovement:
     """Improvement of the level, and the area under its curve, in units of the task's span.
 
     `reward = (before - after - area_weight * (after - final_level) / decisions) / span`
+    `         - switch_cost * switched`
 
     The first two terms telescope: over a run they sum to the improvement from its start to its
     end, whatever lies between. A run that diverges is charged as if it stood at the highest
@@ -63,19 +64,20 @@ class LogImprovement:
     Attributes:
         config: the weights.
         decisions: decisions in a run's budget.
-        reference: of the task; without one, the lowest level that there is.
+        reference: of the task.
     """
 
     config: RewardConfig
     decisions: int
-    reference: TaskReference = TaskReference()
+    reference: TaskReference
 
     def __call__(
         self,
         before: FloatArray,
         after: FloatArray,
         diverged: NDArray[np.bool_],
-        remaining: FloatArray,
+        remaining: IntArray,
+        switched: NDArray[np.bool_],
     ) -> FloatArray:
         """The reward of a decision, `(n_runs,)`.
 
@@ -84,8 +86,10 @@ class LogImprovement:
             after: level after it.
             diverged: whether the run ended as diverged.
             remaining: decisions left in the run's budget after this one.
+            switched: whether the decision changed the optimizer.
         """
         after = np.where(diverged, HIGHEST_LEVEL, after)
         charged = np.where(diverged, 1 + remaining, 1.0)
         area = (after - self.reference.final_level) * charged / self.decisions
-        return (before - after - self.config.area_weight * area) / self.reference.span
+        improvement = before - after - self.config.area_weight * area
+        return improvement / self.reference.span - self.config.switch_cost * switched

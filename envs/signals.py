@@ -76,7 +76,8 @@ def step_signals(
     def cosine(other: Tensor, other_norm: Tensor) -> Tensor:
         # Zero where one of the two vanishes, as at the first step.
         product = (gradient_norm * other_norm).clamp_min(1e-30)
-        return (gradient * other).sum(1) / product
+        ratio: Tensor = (gradient * other).sum(1) / product
+        return ratio
 
     return torch.stack(
         [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -16,9 +16,9 @@ from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.protocol import InnerTask
 
 
-def observation_space() -> spaces.Box:
+def observation_space() -> spaces.Space[Observation]:
     """The space of observations, `(n_features,)`."""
-    return spaces.Box(LOW, HIGH, dtype=np.float32)
+    return cast("spaces.Space[Observation]", spaces.Box(LOW, HIGH, dtype=np.float32))
 
 
 class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
@@ -73,7 +73,9 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
         )
         self.render_mode = render_mode
         self.observation_space = observation_space()
-        self.action_space = spaces.MultiDiscrete(self.runs.actions.n_choices)
+        self.action_space: spaces.Space[IntArray] = spaces.MultiDiscrete(
+            self.runs.actions.n_choices
+        )
         self._outcome: Outcome | None = None
 
     def reset(
@@ -94,9 +96,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
         self._outcome = None
         return observation, {"run_seed": run_seed, **self.runs.hyperparameters.row(0)}
 
-    def step(
-        self, action: IntArray
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: IntArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Set hyperparameters and train until the next decision.
 
         Args:
@@ -114,7 +114,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
             outcome_info(outcome, 0),
         )
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """With `render_mode="ansi"`, a line on the state of the run."""
         if self.render_mode != "ansi":
             return None

@@ -137,8 +137,6 @@ class InnerTrainingVecEnv(VecEnv):
         """
         raise NotImplementedError("rows of InnerTrainingVecEnv hold no methods of their own")
 
-    def env_is_wrapped(
-        self, wrapper_class: type[Any], indices: VecEnvIndices = None
-    ) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """No row is wrapped."""
         return [False] * len(list(self._get_indices(indices)))

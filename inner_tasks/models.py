@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -11,7 +12,9 @@ from trainpilot.inner_tasks.errors import unknown
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 
-def mlp(n_inputs: int, hidden: Sequence[int], n_outputs: int, activation: str = "relu") -> nn.Module:
+def mlp(
+    n_inputs: int, hidden: Sequence[int], n_outputs: int, activation: str = "relu"
+) -> nn.Module:
     """A multilayer perceptron with torch's own initial weights.
 
     Args:
@@ -27,7 +30,7 @@ def mlp(n_inputs: int, hidden: Sequence[int], n_outputs: int, activation: str = 
         raise unknown("activation", activation, ACTIVATIONS)
     layers: list[nn.Module] = [nn.Flatten()]
     widths = [n_inputs, *hidden]
-    for width, next_width in zip(widths, widths[1:], strict=False):
+    for width, next_width in pairwise(widths):
         layers += [nn.Linear(width, next_width), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], n_outputs))
 

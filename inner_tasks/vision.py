@@ -43,6 +43,4 @@ def digits_mlp(
 
 def digits_cnn(widths: Sequence[int] = (8, 16), micro_batch_size: int = 32) -> TensorTask:
     """The same digits with a small convolutional network."""
-    return _digits(
-        "digits_cnn", lambda: cnn(1, widths, _IMAGE_SIZE, _N_CLASSES), micro_batch_size
-    )
+    return _digits("digits_cnn", lambda: cnn(1, widths, _IMAGE_SIZE, _N_CLASSES), micro_batch_size)
