@@ -39,9 +39,7 @@ class ActionConfig:
         optimizers: names to choose among.
     """
 
-    learning_rate: list[float] = field(
-        default_factory=lambda: [0.1, 0.35, 0.7, 1.0, 1.4, 2.8, 10.0]
-    )
+    learning_rate: list[float] = field(default_factory=lambda: [0.35, 0.7, 1.0, 1.4, 2.8])
     weight_decay: list[float] = field(default_factory=list)
     momentum: list[float] = field(default_factory=list)
     optimizers: list[str] = field(default_factory=lambda: list(OPTIMIZER_NAMES))

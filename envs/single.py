@@ -26,7 +26,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
 
     ## Action space
     `MultiDiscrete`, a head for each controlled hyperparameter (`EnvConfig.actions`). By
-    default, two: a factor of the learning rate (0.1, 0.35, 0.7, 1, 1.4, 2.8 or 10) and the
+    default, two: a factor of the learning rate (0.35, 0.7, 1, 1.4 or 2.8) and the
     optimizer (SGD with momentum, Adam, RMSProp). What leaves the hard bounds is moved to them,
     and `info["clamped"]` says so.
 

@@ -1,0 +1,70 @@
+# The two commands of the README are `make run` and `make test`.
+.PHONY: run test format lint types check policy clean help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+# What `make run` meta-trains; CI gives a shorter one.
+TRAIN ?= agent=small
+EVALUATE ?=
+OUT := outputs/run
+
+help:
+	@echo "make run     install, meta-train a small policy, deploy it, evaluate it (6 minutes)"
+	@echo "make test    install, run the tests"
+	@echo "make check   format, lint and types, as CI runs them"
+	@echo "make format  format the code"
+	@echo "make policy  meta-train the policy that ships, into outputs/policy"
+	@echo "make clean   remove .venv, caches and build products"
+
+# torch comes first: once its build is there, nothing asks for another.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+run: $(VENV)/.installed
+	@echo "1/3 meta-training a small policy"
+	$(BIN)/trainpilot train $(TRAIN) hydra.run.dir=$(OUT)/train
+	@echo "2/3 deploying it to digits, which it never saw"
+	$(BIN)/trainpilot deploy policy=$(OUT)/train/policy.safetensors task=digits_mlp \
+	  hydra.run.dir=$(OUT)/deploy
+	@echo "3/3 evaluating it against heuristics on tasks that it never saw"
+	$(BIN)/trainpilot evaluate policy=$(OUT)/train/policy.safetensors suite=meta_test \
+	  hydra.run.dir=$(OUT)/evaluate $(EVALUATE)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# mypy cannot follow the editable install's mapping of folders: a tree of links shows it.
+TYPES := build/types/trainpilot
+types: $(VENV)/.installed-dev
+	@mkdir -p $(TYPES)
+	@for name in agents conf envs inner_tasks; do ln -sfn ../../../$$name $(TYPES)/$$name; done
+	@for file in src/trainpilot/*; do ln -sfn ../../../$$file $(TYPES)/; done
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p trainpilot
+
+check: lint types
+
+policy: $(VENV)/.installed
+	$(BIN)/trainpilot train hydra.run.dir=outputs/policy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

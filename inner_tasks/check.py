@@ -1,0 +1,97 @@
+"""The contract of an inner task, as a check that also serves users' own tasks."""
+
+from __future__ import annotations
+
+import torch
+
+from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.protocol import InnerTask
+
+MODALITIES = ("vision", "text", "tabular", "synthetic")
+
+
+def check_inner_task(task: InnerTask) -> None:
+    """Check that a task keeps the contract of `InnerTask`.
+
+    Args:
+        task: any inner task.
+
+    Raises:
+        TrainpilotError: naming the first rule that it breaks.
+    """
+    if not isinstance(task, InnerTask):
+        raise TrainpilotError(
+            f"a task must have all that trainpilot.InnerTask names; given: {type(task).__name__}"
+        )
+    require(bool(task.name), "a task must have a name", repr(task.name))
+    require(
+        task.modality in MODALITIES,
+        f"the modality of '{task.name}' must be one of {', '.join(MODALITIES)}",
+        task.modality,
+    )
+    require(bool(task.dataset), f"'{task.name}' must name its dataset", repr(task.dataset))
+    n_train = len(task.splits.train.inputs)
+    require(
+        1 <= task.micro_batch_size <= n_train,
+        f"micro_batch_size of '{task.name}' must lie between 1 and {n_train}",
+        task.micro_batch_size,
+    )
+    _check_splits(task)
+    _check_model(task)
+
+
+def _check_splits(task: InnerTask) -> None:
+    shapes = set()
+    for name, split in task.splits._asdict().items():
+        where = f"split '{name}' of '{task.name}'"
+        require(len(split.inputs) > 0, f"{where} must hold examples", 0)
+        require(
+            len(split.inputs) == len(split.targets),
+            f"{where} must hold as many targets as inputs",
+            f"{len(split.inputs)} and {len(split.targets)}",
+        )
+        finite = not split.inputs.is_floating_point() or bool(split.inputs.isfinite().all())
+        require(finite, f"the inputs of {where} must be finite", "NaN or infinity")
+        shapes.add((split.inputs.shape[1:], split.inputs.dtype, split.targets.dtype))
+    require(
+        len(shapes) == 1,
+        f"the splits of '{task.name}' must agree in shape and dtype",
+        sorted(map(str, shapes)),
+    )
+
+
+def _check_model(task: InnerTask) -> None:
+    with torch.random.fork_rng(devices=[]):
+        models = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            models.append(task.make_model())
+    pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
+    require(
+        all(torch.equal(a, b) for a, b in pairs),
+        f"make_model of '{task.name}' must draw its weights from torch's global generator alone",
+        "two models of one seed that differ",
+    )
+    split = task.splits.train
+    inputs, targets = (part[: task.micro_batch_size] for part in split)
+    model = models[0]
+    # Training mode, as a micro-batch would be: that is where the gradient comes from.
+    loss = task.loss(model(inputs), targets)
+    require(loss.ndim == 0, f"the loss of '{task.name}' must be a scalar", tuple(loss.shape))
+    require(
+        bool(loss.isfinite()) and loss.item() >= 0,
+        f"the loss of '{task.name}' must be finite and not negative at the initial weights",
+        loss.item(),
+    )
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
+    require(
+        any(bool(gradient.any()) for gradient in gradients),
+        f"the loss of '{task.name}' must depend on the model's parameters",
+        "a zero gradient",
+    )
+    metrics = task.metrics(model(inputs), targets)
+    for name, value in metrics.items():
+        require(value.ndim == 0, f"metric '{name}' of '{task.name}' must be a scalar", value.shape)
+    accuracy = metrics["accuracy"].item() if "accuracy" in metrics else 0.0
+    require(0 <= accuracy <= 1, f"the accuracy of '{task.name}' must lie in [0, 1]", accuracy)

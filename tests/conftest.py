@@ -1,0 +1,56 @@
+"""Shared by all tests: one torch thread, and tasks small enough to know by heart."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainpilot.inner_tasks import Split, Splits, TensorTask
+
+torch.set_num_threads(1)
+
+
+class Point(nn.Module):
+    """A model that is its parameter: a point in the plane, whatever the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.tensor([3.0, -2.0]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.position.expand(len(inputs), 2)
+
+
+def quadratic_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Half the squared distance to the targets: gradient `position - target`, curvature 1."""
+    return 0.5 * ((outputs - targets) ** 2).sum(1).mean()
+
+
+@pytest.fixture
+def quadratic() -> TensorTask:
+    """A quadratic bowl around 0: gradient descent with rate r gives `(1 - r) ** t * start`."""
+    split = Split(torch.zeros(20, 1), torch.zeros(20, 2))
+    return TensorTask(
+        "quadratic",
+        model=Point,
+        loss=quadratic_loss,
+        splits=Splits(split, split, split, split),
+        modality="synthetic",
+        micro_batch_size=5,
+    )
+
+
+@pytest.fixture
+def moons() -> TensorTask:
+    """A small real training: two classes, 60 examples, an MLP with 34 parameters."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(100, 2, generator=generator)
+    targets = (inputs[:, 0] * inputs[:, 1] > 0).long()
+    return TensorTask(
+        "moons",
+        model=lambda: nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 2)),
+        inputs=inputs,
+        targets=targets,
+        micro_batch_size=10,
+    )

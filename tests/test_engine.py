@@ -1,0 +1,250 @@
+"""The engine against closed forms and against torch.optim."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trainpilot.envs.engine import Engine
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.inner_tasks import Split, Splits, TensorTask, TrainpilotError
+
+
+def test_sgd_on_a_quadratic_follows_the_closed_form(quadratic):
+    rates = np.array([0.1, 0.5, 1.0, 1.9])
+    engine = Engine(quadratic, 4, n_micro_batches=20)
+    engine.reset(range(4), range(4))
+    sgd = Hyperparameters(rates, np.zeros(4), np.zeros(4), np.zeros(4, dtype=np.int64))
+    signals = engine.advance(sgd, 20)
+    start = np.array([3.0, -2.0])
+    for row, rate in enumerate(rates):
+        position = engine.state_dict(row)["position"].numpy()
+        np.testing.assert_allclose(position, (1 - rate) ** 20 * start, rtol=1e-4, atol=1e-6)
+        shrink = np.abs(1 - rate) ** np.arange(20)
+        norm = np.linalg.norm(start) * shrink
+        np.testing.assert_allclose(signals.parameter_norm[row], norm, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(signals.gradient_norm[row], norm, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(signals.update_norm[row], rate * norm, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(signals.train_loss[row], norm**2 / 2, rtol=1e-4, atol=1e-6)
+    # The gradient points away from the optimum, the update against it.
+    np.testing.assert_allclose(signals.gradient_parameter_cosine[0], 1, rtol=1e-5)
+    np.testing.assert_allclose(signals.gradient_update_cosine[0], -1, rtol=1e-5)
+
+
+def test_decoupled_weight_decay_on_a_quadratic(quadratic):
+    engine = Engine(quadratic, 1, n_micro_batches=10)
+    engine.reset([0], [0])
+    engine.advance(
+        Hyperparameters.full(1, optimizer="sgd", learning_rate=0.1, weight_decay=0.5, momentum=0),
+        10,
+    )
+    expected = (1 - 0.1 * 1.5) ** 10 * torch.tensor([3.0, -2.0])
+    torch.testing.assert_close(engine.state_dict(0)["position"], expected)
+
+
+ORACLES = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    "adam": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.003),
+}
+SETTINGS = {
+    "sgd": {"learning_rate": 0.05},
+    "adam": {"learning_rate": 0.01, "weight_decay": 0.1},
+    "rmsprop": {"learning_rate": 0.003},
+}
+
+
+@pytest.mark.parametrize("name", list(ORACLES))
+def test_update_rules_equal_torch_optim_step_by_step(name, moons):
+    engine = Engine(moons, 2, n_micro_batches=200)
+    engine.reset([0, 1], [3, 4])
+    torch.manual_seed(3)
+    model = moons.make_model()
+    optimizer = ORACLES[name](model.parameters())
+    order = engine._order[0]
+    settings = Hyperparameters.full(2, optimizer=name, **SETTINGS[name])
+    for step in range(200):
+        split = moons.splits.train
+        loss = moons.loss(model(split.inputs[order[step]]), split.targets[order[step]])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        signals = engine.advance(settings, 1)
+        assert signals.train_loss[0, 0] == pytest.approx(loss.item(), rel=1e-4, abs=1e-6)
+        if step % 20 == 0 or step == 199:
+            for key, value in model.state_dict().items():
+                torch.testing.assert_close(engine.state_dict(0)[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_moments_stay_warm_for_the_optimizers_not_in_use(moons):
+    engine = Engine(moons, 1, n_micro_batches=40)
+    engine.reset([0], [0])
+    engine.advance(Hyperparameters.full(1, optimizer="sgd", learning_rate=0.01), 20)
+    before = engine.state_dict(0)
+    signals = engine.advance(Hyperparameters.full(1, optimizer="adam"), 1)
+    # A cold Adam's first update moves every parameter by the learning rate, whatever its size.
+    n_params = sum(value.numel() for value in before.values())
+    assert signals.update_norm[0, 0] < 0.9e-3 * n_params**0.5
+
+
+def test_same_seed_same_run_to_the_last_bit(moons):
+    curves = []
+    for _ in range(2):
+        engine = Engine(moons, 3, n_micro_batches=30)
+        engine.reset(range(3), [7, 8, 7])
+        curves.append(engine.advance(Hyperparameters.full(3), 30).train_loss)
+    np.testing.assert_array_equal(curves[0], curves[1])
+    np.testing.assert_array_equal(curves[0][0], curves[0][2])
+    assert (curves[0][0] != curves[0][1]).any()
+
+
+def test_a_row_does_not_depend_on_its_neighbours(moons):
+    alone = Engine(moons, 1, n_micro_batches=30)
+    alone.reset([0], [7])
+    curve = alone.advance(Hyperparameters.full(1), 30).train_loss[0]
+    many = Engine(moons, 9, n_micro_batches=30)
+    many.reset(range(9), range(9))
+    rates = np.full(9, 1e-3)
+    rates[0] = np.inf  # a neighbour that is not finite from its first step
+    settings = Hyperparameters.full(9)
+    settings = Hyperparameters(rates, settings.weight_decay, settings.momentum, settings.optimizer)
+    np.testing.assert_allclose(many.advance(settings, 30).train_loss[7], curve, rtol=1e-5)
+
+
+def test_a_reset_row_starts_as_if_new_and_others_go_on(moons):
+    engine = Engine(moons, 2, n_micro_batches=20)
+    engine.reset([0, 1], [5, 6])
+    first = engine.advance(Hyperparameters.full(2), 10)
+    engine.reset([0], [5])
+    assert engine.position.tolist() == [0, 10]
+    second = engine.advance(Hyperparameters.full(2), 10)
+    np.testing.assert_allclose(second.train_loss[0], first.train_loss[0], rtol=1e-6)
+    straight = Engine(moons, 2, n_micro_batches=20)
+    straight.reset([0, 1], [5, 6])
+    whole = straight.advance(Hyperparameters.full(2), 20)
+    np.testing.assert_allclose(second.train_loss[1], whole.train_loss[1, 10:], rtol=1e-6)
+
+
+def test_the_budget_cannot_be_passed(moons):
+    engine = Engine(moons, 1, n_micro_batches=5)
+    engine.reset([0], [0])
+    engine.advance(Hyperparameters.full(1), 4)
+    with pytest.raises(TrainpilotError, match="1 to 1 more micro-batches; given: 2"):
+        engine.advance(Hyperparameters.full(1), 2)
+
+
+def test_an_epoch_shows_every_example_once(moons):
+    engine = Engine(moons, 1, n_micro_batches=12)
+    engine.reset([0], [0])
+    n_train = len(moons.splits.train.inputs)
+    per_epoch = n_train // 10
+    shown = engine._order[0, :per_epoch].flatten().tolist()
+    assert len(set(shown)) == len(shown) == per_epoch * 10
+
+
+def test_compiled_equals_eager(moons):
+    curves = []
+    for compiled in (False, True):
+        engine = Engine(moons, 4, n_micro_batches=30, compiled=compiled)
+        engine.reset(range(4), range(4))
+        curves.append(engine.advance(Hyperparameters.full(4), 30).train_loss)
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
+
+
+def test_without_a_compiler_the_engine_says_so_and_stays_correct(moons, monkeypatch):
+    monkeypatch.setattr("trainpilot.envs.engine.shutil.which", lambda _: None)
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
+        engine = Engine(moons, 1, n_micro_batches=1, compiled=True)
+    engine.reset([0], [0])
+    assert np.isfinite(engine.advance(Hyperparameters.full(1), 1).train_loss).all()
+
+
+def test_batch_norm_keeps_running_statistics_per_row():
+    inputs = torch.randn(100, 3, generator=torch.Generator().manual_seed(0)) * 4 + 2
+    task = TensorTask(
+        "normed",
+        model=lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)),
+        inputs=inputs,
+        targets=(inputs[:, 0] > 2).long(),
+        micro_batch_size=20,
+    )
+    engine = Engine(task, 2, n_micro_batches=3)
+    engine.reset([0, 1], [1, 2])
+    engine.advance(Hyperparameters.full(2), 3)
+    torch.manual_seed(1)
+    model = task.make_model()
+    for indices in engine._order[0]:
+        model(task.splits.train.inputs[indices])
+    torch.testing.assert_close(
+        engine.state_dict(0)["0.running_mean"], model.state_dict()["0.running_mean"]
+    )
+    assert (engine.state_dict(0)["0.running_mean"] != engine.state_dict(1)["0.running_mean"]).any()
+
+
+def test_dropout_is_seeded_and_leaves_the_global_generator_alone():
+    task = TensorTask(
+        "dropped",
+        model=lambda: nn.Sequential(nn.Linear(3, 30), nn.Dropout(), nn.Linear(30, 2)),
+        inputs=torch.randn(100, 3, generator=torch.Generator().manual_seed(0)),
+        targets=torch.arange(100) % 2,
+        micro_batch_size=20,
+    )
+    curves = []
+    for global_seed in (0, 1):
+        engine = Engine(task, 1, n_micro_batches=6)
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        engine.reset([0], [1])
+        curves.append(engine.advance(Hyperparameters.full(1), 6).train_loss)
+        assert torch.equal(state, torch.get_rng_state())
+    np.testing.assert_array_equal(curves[0], curves[1])
+
+
+def test_frozen_parameters_stay_and_are_in_the_state_dict():
+    def model() -> nn.Module:
+        net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        net[0].requires_grad_(False)
+        return net
+
+    inputs = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    task = TensorTask(
+        "frozen", model=model, inputs=inputs, targets=torch.arange(50) % 2, micro_batch_size=10
+    )
+    engine = Engine(task, 1, n_micro_batches=5)
+    engine.reset([0], [2])
+    engine.advance(Hyperparameters.full(1), 5)
+    torch.manual_seed(2)
+    initial = task.make_model().state_dict()
+    trained = engine.state_dict(0)
+    assert torch.equal(trained["0.weight"], initial["0.weight"])
+    assert not torch.equal(trained["1.weight"], initial["1.weight"])
+    task.make_model().load_state_dict(trained)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: nn.GRU(3, 2), "mappable by torch.func.vmap; its first step failed with"),
+        (lambda: nn.Linear(5, 2), "must fit together"),
+        (nn.Flatten, "must have a trainable parameter"),
+    ],
+)
+def test_a_task_that_cannot_be_trained_is_refused_at_once(model, message):
+    task = TensorTask(
+        "odd", model=model, inputs=torch.randn(40, 3), targets=torch.zeros(40).long(),
+        micro_batch_size=4,
+    )  # fmt: skip
+    with pytest.raises(TrainpilotError, match=message):
+        Engine(task, 1, n_micro_batches=1)
+
+
+def test_a_loss_that_is_not_finite_at_the_start_is_refused():
+    split = Split(torch.full((20, 3), torch.inf), torch.zeros(20).long())
+    task = TensorTask(
+        "infinite", model=lambda: nn.Linear(3, 2), splits=Splits(*[split] * 4),
+        micro_batch_size=4,
+    )  # fmt: skip
+    with pytest.raises(TrainpilotError, match="loss of task 'infinite' must be finite"):
+        Engine(task, 1, n_micro_batches=1)

@@ -1,0 +1,151 @@
+"""Inner tasks keep their contract, and their data stay apart."""
+
+from __future__ import annotations
+
+import itertools
+from importlib.resources import files
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from trainpilot.inner_tasks import (
+    Split,
+    Splits,
+    TensorTask,
+    TrainpilotError,
+    check_inner_task,
+    split_tensors,
+)
+from trainpilot.inner_tasks.catalogue import load_task, make_task, task_names
+from trainpilot.inner_tasks.text import ALPHABET, MODULES, docstrings_mlp
+
+SUITES = ("meta_train", "meta_valid", "meta_test")
+
+
+def suite_tasks(suite: str) -> list[str]:
+    text = (files("trainpilot.conf") / "suite" / f"{suite}.yaml").read_text()
+    return [next(iter(default.values())) for default in OmegaConf.create(text).defaults]
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_task_keeps_the_contract(name):
+    task = load_task(name)
+    check_inner_task(task)
+    assert task.name == name
+
+
+def test_every_task_is_in_one_suite_and_no_data_set_in_two():
+    datasets = {suite: {load_task(n).dataset for n in suite_tasks(suite)} for suite in SUITES}
+    named = [name for suite in SUITES for name in suite_tasks(suite)]
+    assert sorted(named) == task_names()
+    assert not datasets["meta_train"] & datasets["meta_valid"]
+    assert not datasets["meta_train"] & datasets["meta_test"]
+    assert not datasets["meta_valid"] & datasets["meta_test"]
+
+
+def test_splits_share_no_example_and_lose_none():
+    numbers = torch.arange(100.0).unsqueeze(1)
+    splits = split_tensors(numbers, numbers)
+    parts = [split.inputs.flatten().tolist() for split in splits]
+    assert sorted(itertools.chain(*parts)) == list(range(100))
+    assert [len(part) for part in parts] == [60, 13, 13, 14]
+
+
+def test_no_module_stands_in_two_text_splits():
+    modules = [module for split in MODULES.values() for module in split]
+    assert len(modules) == len(set(modules))
+
+
+def test_windows_of_text_predict_the_character_that_follows():
+    split = docstrings_mlp(context=3, stride=1).splits.valid
+    # With stride 1, the target of a window is the last character of the next one.
+    assert torch.equal(split.targets[:-1], split.inputs[1:, -1])
+    assert int(split.inputs.max()) <= len(ALPHABET)
+
+
+def test_tabular_features_are_standardised_on_train_alone():
+    splits = load_task("wine_mlp").splits
+    assert torch.allclose(splits.train.inputs.mean(0), torch.zeros(13), atol=1e-5)
+    assert torch.allclose(splits.train.inputs.std(0), torch.ones(13), atol=1e-4)
+    assert splits.test.inputs.mean(0).abs().max() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "hinge"}, "unknown loss 'hinge'; allowed: cross_entropy, mse"),
+        ({"micro_batch_size": 0}, "micro_batch_size .* between 1 and 60.*given: 0"),
+        ({"micro_batch_size": 61}, "between 1 and 60.*given: 61"),
+        ({"inputs": None}, "needs data.*neither"),
+        ({"targets": torch.zeros(3)}, "same length; given: 100 inputs and 3 targets"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    good = {"inputs": torch.zeros(100, 2), "targets": torch.zeros(100).long()}
+    with pytest.raises(TrainpilotError, match=message):
+        TensorTask("mine", model=lambda: nn.Linear(2, 2), **(good | arguments))
+
+
+def _task(**changes):
+    split = Split(torch.ones(20, 2), torch.zeros(20).long())
+    given = {"model": lambda: nn.Linear(2, 2), "splits": Splits(split, split, split, split)}
+    return TensorTask("mine", micro_batch_size=4, **(given | changes))
+
+
+class _Unseeded(nn.Linear):
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        _Unseeded.calls += 1
+        nn.init.constant_(self.weight, _Unseeded.calls)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modality": "sound"}, "modality.*vision, text, tabular, synthetic; given: sound"),
+        ({"model": _Unseeded}, "global generator alone"),
+        ({"loss": lambda outputs, targets: outputs.sum(1)}, "must be a scalar; given: \\(4,\\)"),
+        ({"loss": lambda outputs, targets: -(outputs**2).sum()}, "finite and not negative"),
+        ({"loss": lambda outputs, targets: 0 * outputs.sum()}, "depend on the model's parameters"),
+    ],
+)
+def test_check_finds_what_breaks_the_contract(changes, message):
+    with pytest.raises(TrainpilotError, match=message):
+        check_inner_task(_task(**changes))
+
+
+def test_check_finds_inputs_that_are_not_finite():
+    task = _task()
+    task.splits.valid.inputs[0] = float("nan")
+    with pytest.raises(TrainpilotError, match=r"inputs of split .* must be finite"):
+        check_inner_task(task)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "must have a _target_"),
+        ({"_target_": "no.such.place"}, "could not be made by no.such.place"),
+        ({"_target_": "collections.OrderedDict"}, "must give an inner task.*OrderedDict"),
+        (
+            {"_target_": "trainpilot.inner_tasks.tabular.wine", "activation": "sine"},
+            "could not|unknown activation",
+        ),
+        (
+            {"_target_": "trainpilot.inner_tasks.tabular.wine", "micro_batch_size": 1000},
+            "micro_batch_size .* between 1 and 108.*given: 1000",
+        ),
+    ],
+)
+def test_a_faulty_configuration_is_one_sentence(config, message):
+    with pytest.raises(TrainpilotError, match=message):
+        make_task(config).make_model()
+
+
+def test_unknown_task_lists_what_there_is():
+    with pytest.raises(TrainpilotError, match=r"unknown task 'mnist'; allowed: .*digits_mlp"):
+        load_task("mnist")
