@@ -48,7 +48,7 @@ class AgentConfig:
         checkpoint_seconds: least time between two checkpoints (seconds), >= 0.
     """
 
-    total_decisions: int = 600_000
+    total_decisions: int = 1_000_000
     runs_per_task: int = 24
     batch_size: int = 720
     n_epochs: int = 6

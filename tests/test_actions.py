@@ -1,0 +1,76 @@
+"""Actions are relative and bounded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainpilot.envs.actions import ActionSpec, clamp, relative_learning_rate
+from trainpilot.envs.config import ActionConfig, BoundsConfig
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES
+from trainpilot.inner_tasks import TrainpilotError
+
+FULL = ActionConfig(weight_decay=[0.3, 1.0, 3.0], momentum=[0.5, 1.0, 2.0])
+
+
+def test_heads_follow_the_configuration():
+    assert ActionSpec(ActionConfig()).n_choices == [5, 3]
+    assert ActionSpec(FULL).n_choices == [5, 3, 3, 3]
+    assert ActionSpec(ActionConfig(optimizers=[])).n_choices == [5]
+    assert ActionSpec(ActionConfig(learning_rate=[])).n_choices == [3]
+
+
+def test_factors_multiply():
+    start = Hyperparameters.full(2, learning_rate=1e-3, weight_decay=0.1, momentum=0.9)
+    after = ActionSpec(FULL).apply(start, np.array([[4, 2, 0, 1], [0, 0, 2, 1]]))
+    np.testing.assert_allclose(after.learning_rate, [2.8e-3, 0.35e-3])
+    np.testing.assert_allclose(after.weight_decay, [0.3, 0.03])
+    np.testing.assert_allclose(after.momentum, [0.95, 0.8])
+
+
+def test_weight_decay_can_be_raised_from_zero_and_stays_there_otherwise():
+    start = Hyperparameters.full(3, weight_decay=0.0)
+    after = ActionSpec(FULL).apply(start, np.array([[2, 0, 1, 1], [2, 1, 1, 1], [2, 2, 1, 1]]))
+    np.testing.assert_allclose(after.weight_decay, [0, 0, 1e-4])
+
+
+def test_a_switch_keeps_the_size_of_the_update():
+    start = Hyperparameters.full(1, learning_rate=1e-3, optimizer="adam")
+    spec = ActionSpec(ActionConfig())
+    sgd = spec.apply(start, np.array([[2, OPTIMIZER_NAMES.index("sgd")]]))
+    assert sgd.learning_rate[0] == pytest.approx(0.03)
+    back = spec.apply(sgd, np.array([[2, OPTIMIZER_NAMES.index("adam")]]))
+    assert back.learning_rate[0] == pytest.approx(1e-3)
+
+
+@given(
+    rate=st.floats(1e-12, 1e12),
+    decay=st.floats(0, 1e6),
+    momentum=st.floats(-1, 1, exclude_max=True),
+    optimizer=st.sampled_from(OPTIMIZER_NAMES),
+)
+def test_clamped_values_lie_within_bounds_and_stay_there(rate, decay, momentum, optimizer):
+    bounds = BoundsConfig()
+    asked = Hyperparameters.full(
+        1, learning_rate=rate, weight_decay=decay, momentum=momentum, optimizer=optimizer
+    )
+    used = clamp(asked, bounds)
+    relative = relative_learning_rate(used)[0]
+    low, high = bounds.learning_rate_low, bounds.learning_rate_high
+    assert low * (1 - 1e-9) <= relative <= high * (1 + 1e-9)
+    assert 0 <= used.weight_decay[0] <= bounds.weight_decay_high
+    assert 0 <= used.momentum[0] <= bounds.momentum_high
+    assert clamp(used, bounds).learning_rate[0] == used.learning_rate[0]
+
+
+def test_json_round_trip():
+    spec = ActionSpec(FULL)
+    assert ActionSpec.from_json(spec.to_json()).heads == spec.heads
+
+
+def test_unknown_head_in_json_is_refused():
+    with pytest.raises(TrainpilotError, match=r"may control learning_rate.*given: batch"):
+        ActionSpec.from_json([{"name": "batch", "choices": [1]}])

@@ -1,0 +1,168 @@
+"""The Gymnasium environment keeps Gymnasium's and Stable-Baselines3's contracts."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as check_env_sb3
+
+import trainpilot
+from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.vector import InnerTrainingVecEnv
+from trainpilot.inner_tasks import TrainpilotError
+
+KEEP_ADAM = np.array([2, 1])
+
+
+def make(task, **changes):
+    config = EnvConfig(decisions=4, micro_batches_per_decision=3, **changes)
+    return gymnasium.make(trainpilot.ENV_ID, task=task, config=config)
+
+
+# Warnings are errors: a checker that only warns fails these tests too.
+@pytest.mark.parametrize(
+    "actions",
+    [ActionConfig(), ActionConfig(weight_decay=[0.3, 1, 3], momentum=[0.5, 1, 2])],
+)
+def test_checkers_pass_without_a_warning(moons, actions):
+    env = make(moons, actions=actions)
+    check_env(env.unwrapped)
+    check_env_sb3(env.unwrapped)
+    check_env_sb3(env)
+
+
+def test_checkers_pass_on_the_default_task():
+    env = gymnasium.make(trainpilot.ENV_ID)
+    check_env(env.unwrapped)
+    check_env_sb3(env)
+
+
+def rollout(env, seed, actions):
+    observations, rewards = [env.reset(seed=seed)[0]], []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        observations.append(observation)
+        rewards.append(reward)
+        if terminated or truncated:
+            break
+    return np.array(observations), np.array(rewards)
+
+
+def test_same_seed_same_run_to_the_last_bit(moons):
+    actions = np.random.default_rng(0).integers([5, 3], size=(4, 2))
+    one = rollout(make(moons), 3, actions)
+    two = rollout(make(moons), 3, actions)
+    other = rollout(make(moons), 4, actions)
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[1], two[1])
+    assert (one[0] != other[0]).any()
+
+
+def test_a_spent_budget_truncates(moons):
+    env = make(moons)
+    env.reset(seed=0)
+    ends = [env.step(KEEP_ADAM)[2:4] for _ in range(4)]
+    assert ends == [(False, False)] * 3 + [(False, True)]
+
+
+def test_a_diverging_run_terminates(quadratic):
+    # SGD on curvature 1 diverges above rate 2: with 3 the distance doubles at every step.
+    start = StartConfig(["sgd"], 0.1, 0.1, momentum=0.0)
+    env = make(
+        quadratic,
+        start=start,
+        guard=GuardConfig(max_loss_ratio=1e3),
+        actions=ActionConfig(learning_rate=[1.0]),
+    )
+    _, info = env.reset(seed=0)
+    assert info["learning_rate"] == pytest.approx(3.0)
+    assert not env.step(np.array([0, 0]))[2]  # 3 steps: the loss is 4**3 = 64 times the start
+    _, reward, terminated, truncated, _ = env.step(np.array([0, 0]))  # 4**6 = 4096 times
+    assert (terminated, truncated) == (True, False)
+    assert reward < -1
+
+
+def test_info_tells_what_was_used_and_whether_bounds_changed_it(moons):
+    start = StartConfig(["adam"], 0.9, 0.9)
+    env = make(moons, start=start)
+    env.reset(seed=0)
+    info = env.step(np.array([4, 1]))[4]  # 2.8 * 0.9 is above the bound of 1
+    assert info["clamped"]
+    assert info["learning_rate"] == pytest.approx(1.0)
+    assert info["optimizer"] == "adam"
+    assert not env.step(np.array([2, 1]))[4]["clamped"]
+
+
+def test_starts_are_drawn_within_their_range(moons):
+    env = make(moons, start=StartConfig(["adam", "sgd"], 1e-4, 1e-2))
+    infos = [env.reset(seed=seed)[1] for seed in range(40)]
+    assert {info["optimizer"] for info in infos} == {"adam", "sgd"}
+    rates = [i["learning_rate"] / (30 if i["optimizer"] == "sgd" else 1) for i in infos]
+    assert min(rates) >= 1e-4
+    assert max(rates) <= 1e-2
+    assert max(rates) / min(rates) > 10
+
+
+def test_the_reward_sees_outer_valid_and_the_observation_does_not(moons):
+    twin = type(moons)(
+        "moons",
+        model=moons.make_model,
+        splits=moons.splits._replace(outer_valid=moons.splits.test),
+        micro_batch_size=10,
+    )
+    one = rollout(make(moons), 0, [KEEP_ADAM] * 4)
+    two = rollout(make(twin), 0, [KEEP_ADAM] * 4)
+    np.testing.assert_array_equal(one[0], two[0])
+    assert (one[1] != two[1]).all()
+
+
+def test_ansi_rendering_tells_the_state(moons):
+    env = gymnasium.make(
+        trainpilot.ENV_ID, task=moons, config=EnvConfig(decisions=2), render_mode="ansi"
+    )
+    env.reset(seed=0)
+    assert env.render() == "not trained yet"
+    env.step(KEEP_ADAM)
+    assert env.render().startswith("decision 1/2  adam learning rate 0.001  train loss")
+
+
+def test_vector_rows_equal_the_single_environment_and_restart_in_place(moons):
+    config = EnvConfig(decisions=3, micro_batches_per_decision=2)
+    env = InnerTrainingVecEnv([InnerRuns(moons, 2, config)], seed=5)
+    first = env.reset()
+    seeds = np.random.default_rng(5).integers(2**31, size=2).tolist()
+    single = InnerRuns(moons, 1, config)
+    alone = [single.reset([0], seeds[1:])[0]]
+    np.testing.assert_allclose(first[1], alone[0], atol=1e-5)
+    total = 0.0
+    for step in range(3):
+        observation, reward, done, infos = env.step(np.array([KEEP_ADAM, KEEP_ADAM]))
+        outcome = single.step(single.hyperparameters)
+        total += reward[1]
+        assert reward[1] == pytest.approx(outcome.reward[0], abs=1e-4)
+        assert done.tolist() == [step == 2] * 2
+    np.testing.assert_allclose(infos[1]["terminal_observation"], outcome.observation[0], atol=1e-3)
+    assert infos[1]["episode"] == {"r": pytest.approx(total), "l": 3}
+    assert not infos[1]["TimeLimit.truncated"]
+    assert (observation[:, 0] == 0).all()  # progress: both rows have started anew
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decisions": 0}, "env.decisions must be at least 1; given: 0"),
+        ({"micro_batches_per_decision": -1}, "micro_batches_per_decision .* given: -1"),
+        ({"start": StartConfig([])}, "start.optimizers must name an optimizer"),
+        ({"start": StartConfig(["lamb"])}, "unknown optimizer 'lamb'"),
+        ({"start": StartConfig(["adam"], 1e-2, 1e-3)}, "0 < learning_rate_low <="),
+        ({"actions": ActionConfig(learning_rate=[0.0])}, "factors above 0; given"),
+        ({"actions": ActionConfig([], [], [], [])}, "at least one hyperparameter"),
+        ({"guard": GuardConfig(1.0)}, "max_loss_ratio must be above 1; given: 1.0"),
+    ],
+)
+def test_values_out_of_range_are_named(moons, changes, message):
+    with pytest.raises(TrainpilotError, match=message):
+        InnerRuns(moons, 1, EnvConfig(**changes))

@@ -1,0 +1,155 @@
+"""Meta-training learns, keeps checkpoints, and goes on from them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from trainpilot.agents.config import AgentConfig
+from trainpilot.agents.meta_training import (
+    CHECKPOINT,
+    _divisor,
+    learn,
+    make_agent,
+    make_groups,
+    resume_agent,
+)
+from trainpilot.envs.config import EnvConfig, StartConfig
+from trainpilot.inner_tasks import TrainpilotError
+
+
+def configs(total_decisions=240, **changes):
+    env = EnvConfig(
+        decisions=6, micro_batches_per_decision=4, start=StartConfig(["adam"], 1e-3, 1e-2)
+    )
+    agent = AgentConfig(
+        total_decisions=total_decisions,
+        runs_per_task=10,
+        batch_size=60,
+        hidden=[16],
+        checkpoint_seconds=0,
+        **changes,
+    )
+    return env, agent
+
+
+def train(tasks, folder, agent_config, env):
+    groups = make_groups(tasks, env, agent_config, folder)
+    agent = make_agent(groups, agent_config, seed=0)
+    learn(agent, groups, agent_config, folder, resumed=False)
+    return groups, agent
+
+
+def test_the_policy_learns_what_earns(quadratic, tmp_path):
+    # From Adam at 1e-3, a quadratic's optimum is out of reach unless the rate is raised.
+    env, config = configs(total_decisions=6_000, learning_rate=3e-3, entropy_coefficient=0.0)
+    env.start = StartConfig(["adam"], 1e-3, 1e-3)
+    _, agent = train([quadratic], tmp_path, config, env)
+    observation = agent.env.reset()
+    first = agent.predict(observation, deterministic=True)[0]
+    factors = np.array(env.actions.learning_rate)[first[:, 0]]
+    assert (factors > 1).all()
+
+
+def test_a_rollout_is_whole_inner_runs_and_decisions_are_rounded_up(moons, tmp_path):
+    env, config = configs(total_decisions=61)
+    _, agent = train([moons], tmp_path, config, env)
+    assert agent.num_timesteps == 120  # a rollout is 10 runs of 6 decisions
+    assert agent.policy.features_extractor.count == 60  # the last rollout's come with the next
+
+
+def test_same_seed_same_policy(moons, tmp_path):
+    states = []
+    for name in ("a", "b"):
+        env, config = configs()
+        states.append(train([moons], tmp_path / name, config, env)[1].policy.state_dict())
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_training_goes_on_from_its_checkpoint(moons, tmp_path):
+    env, config = configs(total_decisions=120)
+    groups, agent = train([moons], tmp_path, config, env)
+    stored = json.loads((tmp_path / CHECKPOINT).with_suffix(".json").read_text())
+    assert stored["decisions"] == agent.num_timesteps == 120
+    resumed = resume_agent(groups, tmp_path / CHECKPOINT, seed=0)
+    for key, value in agent.policy.state_dict().items():
+        assert torch.equal(value, resumed.policy.state_dict()[key])
+    config.total_decisions = 240
+    learn(resumed, groups, config, tmp_path, resumed=True)
+    assert resumed.num_timesteps == 240
+    changed = [
+        not torch.equal(value, resumed.policy.state_dict()[key])
+        for key, value in agent.policy.state_dict().items()
+    ]
+    assert any(changed)
+
+
+def test_ctrl_c_leaves_a_checkpoint(moons, tmp_path, monkeypatch):
+    env, config = configs(total_decisions=600)
+    groups = make_groups([moons], env, config, tmp_path)
+    agent = make_agent(groups, config, seed=0)
+    original = groups[0].step
+    calls = []
+
+    def step(asked):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return original(asked)
+
+    monkeypatch.setattr(groups[0], "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        learn(agent, groups, config, tmp_path, resumed=False)
+    monkeypatch.undo()
+    resumed = resume_agent(groups, tmp_path / CHECKPOINT, seed=0)
+    assert resumed.num_timesteps == 190  # 19 steps of 10 runs
+    learn(resumed, groups, config, tmp_path, resumed=True)
+    assert resumed.num_timesteps >= 600
+
+
+def test_resuming_with_other_tasks_is_refused(moons, quadratic, tmp_path):
+    env, config = configs(total_decisions=60)
+    train([moons], tmp_path, config, env)
+    others = make_groups([quadratic], env, config, tmp_path / "other")
+    with pytest.raises(TrainpilotError, match=r"needs the tasks .*moons.*; given: .*quadratic"):
+        resume_agent(others, tmp_path / CHECKPOINT, seed=0)
+
+
+def test_resuming_without_a_checkpoint_is_refused(moons, tmp_path):
+    env, config = configs()
+    groups = make_groups([moons], env, config, tmp_path)
+    with pytest.raises(TrainpilotError, match="needs a checkpoint in the run's folder"):
+        resume_agent(groups, tmp_path / CHECKPOINT, seed=0)
+
+
+def test_references_are_measured_once(moons, tmp_path, monkeypatch):
+    env, config = configs()
+    first = make_groups([moons], env, config, tmp_path)[0]._reward.reference
+    monkeypatch.setattr(
+        "trainpilot.agents.meta_training.measure_reference", lambda runs: pytest.fail("swept")
+    )
+    assert make_groups([moons], env, config, tmp_path)[0]._reward.reference == first
+
+
+def test_mini_batches_divide_a_rollout():
+    assert _divisor(3600, 720) == 720
+    assert _divisor(3600, 700) == 600
+    assert _divisor(60, 720) == 60
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"total_decisions": 0}, "agent.total_decisions must be at least 1; given: 0"),
+        ({"learning_rate": 0.0}, "agent.learning_rate must be above 0; given: 0.0"),
+        ({"gamma": 1.5}, r"agent.gamma must lie in \(0, 1\]; given: 1.5"),
+        ({"hidden": [0]}, r"agent.hidden must hold widths of at least 1; given: \[0\]"),
+    ],
+)
+def test_values_out_of_range_are_named(change, message):
+    with pytest.raises(TrainpilotError, match=message):
+        AgentConfig(**change).validate()
