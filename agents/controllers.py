@@ -38,7 +38,7 @@ def _make(name: str, config: Any) -> Controller:
     except InstantiationException as error:
         if isinstance(error.__cause__, TrainpilotError):
             raise error.__cause__ from error
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = " ".join(str(error.__cause__ or error).split())
         raise TrainpilotError(
             f"controller '{name}' could not be made by {config['_target_']}: {reason}"
         ) from error

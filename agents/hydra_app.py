@@ -32,12 +32,11 @@ def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
     # Threads of one process spin on each other's work: cores are used through processes.
     torch.set_num_threads(1)
     # A user's own tasks are found beside them, after all that is installed.
-    sys.path.append(os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     register_configs()
     sys.argv[0] = f"trainpilot {verb}"
-    # Hydra would print its own account of an error and exit; we want the error itself.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     mistakes: list[Exception] = []
 
     def guarded(config: DictConfig) -> None:
@@ -50,10 +49,11 @@ def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
                 raise
             mistakes.append(error)
 
+    app = hydra.main(version_base="1.3", config_path="pkg://trainpilot.conf", config_name=verb)
+    # Hydra would print its own account of an error and exit; we want the error itself.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path="pkg://trainpilot.conf", config_name=verb)(
-            guarded
-        )()
+        app(guarded)()
     except USER_ERRORS as error:
         if wants_traceback:
             raise
@@ -61,6 +61,9 @@ def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
     except KeyboardInterrupt:
         print(f"trainpilot {verb}: interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    finally:
+        if not wants_traceback:
+            del os.environ["HYDRA_FULL_ERROR"]
     for mistake in mistakes:
         print(f"trainpilot {verb}: {one_sentence(mistake)}", file=sys.stderr)
     if mistakes:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from trainpilot.inner_tasks.catalogue import load_task, task_names
+from trainpilot.inner_tasks.catalogue import load_task, option_names, task_names
 
 
 def list_tasks() -> None:
@@ -38,11 +38,8 @@ def list_controllers() -> None:
     for heading in ("controller", "what it is", "settings"):
         table.add_column(heading)
     folder = files("trainpilot.conf") / "controller"
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if not entry.name.endswith(".yaml"):
-            continue
-        name = entry.name.removesuffix(".yaml")
-        text = entry.read_text(encoding="utf-8")
+    for name in option_names("controller"):
+        text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
         # Unresolved: the policy's path is an interpolation of the command's.
         content: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         settings = content[name].items()
@@ -54,11 +51,10 @@ def list_controllers() -> None:
 def _suites() -> dict[str, str]:
     """The suite of each task that is in one."""
     suites = {}
-    for entry in (files("trainpilot.conf") / "suite").iterdir():
-        if entry.name.endswith(".yaml"):
-            suite = OmegaConf.create(entry.read_text(encoding="utf-8"))
-            for default in suite.defaults:
-                suites[str(next(iter(default.values())))] = str(suite.name)
+    for name in option_names("suite"):
+        text = (files("trainpilot.conf") / "suite" / f"{name}.yaml").read_text(encoding="utf-8")
+        for default in OmegaConf.create(text).defaults:
+            suites[str(next(iter(default.values())))] = name
     return suites
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -13,6 +13,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from trainpilot.inner_tasks.catalogue import option_names
 from trainpilot.inner_tasks.errors import TrainpilotError
 
 USER_ERRORS = (TrainpilotError, HydraException, OmegaConfBaseException)
@@ -28,6 +29,11 @@ def one_sentence(error: BaseException) -> str:
     for link in chain:
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             return _missing_option(link)
+        if isinstance(link, OverrideParseException):
+            return (
+                "a setting must read NAME=VALUE, in Hydra's override syntax; given: "
+                f"{link.override} ({_flat(str(link))})"
+            )
         if isinstance(link, ConfigAttributeError | ConfigKeyError):
             return _unknown_setting(link)
         if isinstance(link, MissingMandatoryValue):
@@ -40,8 +46,9 @@ def one_sentence(error: BaseException) -> str:
 
 def _missing_option(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    options = ", ".join(error.options or []) or "none"
-    return f"unknown {group or 'configuration'} '{option}'; allowed: {options}"
+    # Hydra names the options of a single choice, but not those of a list.
+    options = error.options or option_names(group)
+    return f"unknown {group or 'configuration'} '{option}'; allowed: {', '.join(options)}"
 
 
 def _unknown_setting(error: ConfigAttributeError | ConfigKeyError) -> str:

@@ -17,11 +17,19 @@ from omegaconf.errors import OmegaConfBaseException
 from trainpilot.inner_tasks.errors import TrainpilotError, unknown
 from trainpilot.inner_tasks.protocol import InnerTask
 
+#: The option for a user's own task: it has no `_target_` until the user gives one.
+CUSTOM = "custom"
+
+
+def option_names(group: str) -> list[str]:
+    """Options of a configuration group that ship, in alphabetical order."""
+    names = [entry.name for entry in (files("trainpilot.conf") / group).iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
 
 def task_names() -> list[str]:
     """Names of the tasks that ship, in alphabetical order."""
-    names = [entry.name for entry in (files("trainpilot.conf") / "task").iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    return [name for name in option_names("task") if name != CUSTOM]
 
 
 def load_task(name: str) -> InnerTask:
@@ -56,7 +64,7 @@ def make_task(config: Any, name: str = "task") -> InnerTask:
         cause = error.__cause__
         if isinstance(cause, TrainpilotError):
             raise cause from error
-        reason = str(cause or error).splitlines()[0]
+        reason = " ".join(str(cause or error).split())
         raise TrainpilotError(
             f"task '{name}' could not be made by {config['_target_']}: {reason}"
         ) from error

@@ -1,0 +1,302 @@
+"""The commands: what they leave, and what they say of a mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors.torch import load_file
+
+from trainpilot.agents import cli
+from trainpilot.agents.policy_file import read_metadata
+from trainpilot.inner_tasks.catalogue import load_task
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["env.decisions=4", "env.micro_batches_per_decision=3"]
+#: Meta-training in seconds: two tasks, four runs each, four decisions in a run.
+TINY = [
+    *SHORT,
+    "suite=meta_valid",
+    "agent.runs_per_task=4",
+    "agent.total_decisions=64",
+    "agent.batch_size=32",
+    "agent.normalise_by_reference=false",
+]
+
+
+class Result:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["trainpilot", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny policy, trained by the installed command."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [Path(sys.executable).with_name("trainpilot"), "train", *TINY]
+    subprocess.run([*command, f"hydra.run.dir={folder}"], check=True, cwd=folder)
+    return folder
+
+
+def test_train_leaves_a_policy_with_its_story(trained):
+    metadata = read_metadata(trained / "policy.safetensors")
+    training = metadata["training"]
+    assert training["suite"] == "meta_valid"
+    assert training["tasks"] == ["teacher_mlp", "wine_mlp"]
+    assert training["decisions"] == 64
+    assert training["config"]["agent"]["total_decisions"] == 64
+    assert training["config"]["env"]["start"]["learning_rate_low"] == 1e-5
+    assert (trained / "checkpoints" / "latest.zip").is_file()
+    assert list((trained / "tensorboard").iterdir())
+    assert (trained / ".hydra" / "overrides.yaml").is_file()
+
+
+def test_evaluate_leaves_results_for_every_controller(trained, run, tmp_path):
+    result = run(
+        "evaluate",
+        f"policy={trained}/policy.safetensors",
+        "task=wine_mlp",
+        "n_seeds=2",
+        *SHORT,
+        "hydra.run.dir=out",
+    )
+    assert result.code == 0, result.err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    names = [
+        "policy",
+        "sgd",
+        "adam",
+        "rmsprop",
+        "cosine",
+        "step_decay",
+        "reduce_on_plateau",
+        "random",
+    ]
+    assert list(results["summary"]) == names
+    assert len(results["runs"]) == 2 * len(names)
+    assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] == 1.0
+    for name in names:
+        assert name in result.out
+    rows = parquet.read_table(tmp_path / "out" / "decisions.parquet").num_rows
+    assert rows == 2 * len(names) * 4
+    assert (tmp_path / "out" / "wine_mlp.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_reference_runs_along_when_it_was_not_asked_for(run, tmp_path):
+    result = run(
+        "evaluate", "task=iris_mlp", "controller=[sgd]", "n_seeds=1", *SHORT, "hydra.run.dir=out"
+    )
+    assert result.code == 0, result.err
+    assert list(json.loads((tmp_path / "out" / "results.json").read_text())["summary"]) == [
+        "sgd",
+        "adam",
+    ]
+
+
+def test_deploy_leaves_the_trained_model_and_its_decisions(trained, run, tmp_path):
+    result = run(
+        "deploy",
+        f"policy={trained}/policy.safetensors",
+        "task=iris_mlp",
+        "seed=3",
+        *SHORT,
+        "hydra.run.dir=out",
+    )
+    assert result.code == 0, result.err
+    told = json.loads((tmp_path / "out" / "deployment.json").read_text())
+    assert told["controller"] == "policy"
+    assert told["samples"] == 4 * 3 * 16
+    task = load_task("iris_mlp")
+    model = task.make_model()
+    model.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    with torch.no_grad():
+        loss = task.loss(model(task.splits.test.inputs), task.splits.test.targets)
+    assert told["final_test_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    rows = parquet.read_table(tmp_path / "out" / "decisions.parquet").to_pylist()
+    assert [row["decision"] for row in rows] == [0, 1, 2, 3]
+
+
+def test_the_policy_that_ships_deploys_right_after_the_install(run, tmp_path):
+    result = run("deploy", "task=wine_mlp", *SHORT, "hydra.run.dir=out")
+    assert result.code == 0, result.err
+    assert "wine_mlp under policy: 4 decisions" in result.out
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_readmes_own_task_runs(run, tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    code = readme.split("<!-- my_task.py -->\n```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) < 20
+    (tmp_path / "my_task.py").write_text(code)
+    command = readme.split("<!-- deploy my_task.py -->\n```bash\n")[1].split("```")[0].split()
+    assert command[0] == "trainpilot"
+    result = run(*command[1:], *SHORT, "hydra.run.dir=out")
+    assert result.code == 0, result.err
+    assert "moons under policy" in result.out
+
+
+def test_multirun_makes_a_folder_for_each_job(run, tmp_path):
+    result = run(
+        "deploy", "--multirun", "task=iris_mlp", "controller=adam,sgd", *SHORT,
+        "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    told = [
+        json.loads((tmp_path / "sweep" / job / "deployment.json").read_text())["controller"]
+        for job in "01"
+    ]
+    assert told == ["adam", "sgd"]
+
+
+def test_resume_goes_on_from_the_last_checkpoint(run, tmp_path):
+    first = run("train", *TINY, "hydra.run.dir=out")
+    assert first.code == 0, first.err
+    longer = [*TINY, "agent.total_decisions=128", "hydra.run.dir=out"]
+    second = run("train", *longer, "resume=true")
+    assert second.code == 0, second.err
+    metadata = read_metadata(tmp_path / "out" / "policy.safetensors")
+    assert metadata["training"]["decisions"] == 128
+
+
+def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path):
+    command = [sys.executable, "-m", "trainpilot.agents.train", *TINY]
+    long = ["agent.total_decisions=10_000_000", "env.compiled=false", f"hydra.run.dir={tmp_path}"]
+    process = subprocess.Popen(
+        [*command, *long, "agent.checkpoint_seconds=0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # As from a terminal, where a child takes Ctrl-C even if the test run ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    checkpoint = tmp_path / "checkpoints" / "latest.json"
+    deadline = time.monotonic() + 60
+    while not checkpoint.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "resume=true to go on" in err
+    assert "Traceback" not in err
+    assert json.loads(checkpoint.read_text())["decisions"] > 0
+    assert not (tmp_path / "policy.safetensors").exists()
+
+
+MISTAKES = [
+    (["deploy", "task=mnist"], "unknown task 'mnist'; allowed: .*wine_mlp"),
+    (["evaluate", "suite=all"], "unknown suite 'all'; allowed: meta_test, meta_train"),
+    (["evaluate", "controller=[adam,lamb]"], "unknown controller 'lamb'; allowed: adam, cosine"),
+    (
+        ["deploy", "controller=sgd", "controller.sgd.optimizer=lamb"],
+        "unknown optimizer 'lamb'; allowed: sgd, adam, rmsprop",
+    ),
+    (["train", "agent.rate=1"], "unknown setting 'agent.rate'; allowed under 'agent': total_dec"),
+    (["train", "agnt=small"], "unknown setting|Could not override 'agnt'"),
+    (["train", "agent.total_decisions=many"], "'agent.total_decisions': Value 'many'"),
+    (["train", "agent.total_decisions=0"], "agent.total_decisions must be at least 1; given: 0"),
+    (["train", "env.decisions=-3"], "env.decisions must be at least 1; given: -3"),
+    (["evaluate", "n_seeds=0"], "n_seeds must be at least 1; given: 0"),
+    (["deploy", "seed=-1"], "seed must be at least 0; given: -1"),
+    (["train", "nonsense"], "a setting must read NAME=VALUE.*given: nonsense"),
+    (["train", "resume=true"], "resume=true needs a checkpoint"),
+    (["deploy", "policy=none.safetensors"], "given: none.safetensors, where there is no file"),
+    (["deploy", "policy=cut.safetensors"], "given: cut.safetensors, which is cut short"),
+    (["deploy", "controller=[adam,sgd]"], "deploy takes one controller; given: adam, sgd"),
+    (["deploy", "task=custom"], "value must be given for 'task._target_'"),
+    (["deploy", "task=custom", "task._target_=my.own"], "could not be made by my.own"),
+    (
+        ["deploy", "task=custom", "task._target_=broken.infinite"],
+        "loss of task 'infinite' must be finite at the initial weights; given: (inf|nan)",
+    ),
+    (["fly"], "unknown command 'fly'; allowed: train, deploy, evaluate, tasks, controllers"),
+]
+BROKEN = """
+import torch
+from trainpilot import TensorTask
+
+def infinite():
+    return TensorTask(
+        "infinite",
+        inputs=torch.full((100, 3), torch.inf),
+        targets=torch.zeros(100).long(),
+        model=lambda: torch.nn.Linear(3, 2),
+    )
+"""
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda value: str(value)[:50])
+def test_a_mistake_is_one_sentence_and_leaves_nothing(run, tmp_path, arguments, message):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 40)
+    given = arguments if arguments == ["fly"] else [*arguments, "hydra.run.dir=out"]
+    result = run(*given)
+    assert result.code == 2
+    lines = [line for line in result.err.splitlines() if ": started" not in line]
+    assert len(lines) == 1, result.err
+    assert re.search(message, lines[0]), lines[0]
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    left = [path for path in tmp_path.glob("out/*") if path.name != ".hydra"]
+    assert left == []
+
+
+def test_full_errors_are_there_for_who_asks(run, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="n_seeds must be at least 1"):
+        run("evaluate", "n_seeds=0", "hydra.run.dir=out")
+
+
+def test_help_lists_and_version(run):
+    assert "meta-train a policy" in run("--help").out
+    assert run().out == run("--help").out
+    assert run("--version").out.startswith("trainpilot 0.")
+    tasks = run("tasks").out
+    controllers = run("controllers").out
+    for name in ("digits_mlp", "docstrings_mlp", "meta_test"):
+        assert name in tasks
+    for name in ("reduce_on_plateau", "learning_rate=0.01", "policy"):
+        assert name in controllers
+
+
+def test_a_folder_named_envs_beside_the_user_is_not_shadowed_and_does_not_shadow(tmp_path):
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("MINE = True\n")
+    script = textwrap.dedent("""
+        import envs, trainpilot.envs.engine
+        assert envs.MINE
+        print("both")
+    """)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout == "both\n", done.stderr
