@@ -91,31 +91,40 @@ def _divisor(rollout: int, batch_size: int) -> int:
     return max(size for size in range(1, min(batch_size, rollout) + 1) if rollout % size == 0)
 
 
-def resume_agent(groups: list[InnerRuns], checkpoint: Path, seed: int) -> PPO:
-    """The agent as the last checkpoint left it; its inner runs start anew.
+def require_checkpoint(checkpoint: Path) -> None:
+    """Check that there is a checkpoint to go on from, before anything slow is done.
 
     Raises:
-        TrainpilotError: if there is no checkpoint, or it was made with another suite, other
-            actions, another number of runs or another observation.
+        TrainpilotError: if there is none.
     """
     if not checkpoint.is_file():
         raise TrainpilotError(
             f"resume=true needs a checkpoint in the run's folder (hydra.run.dir); given: "
             f"{checkpoint}, where there is no file"
         )
+
+
+def resume_agent(groups: list[InnerRuns], checkpoint: Path, seed: int) -> PPO:
+    """The agent as the last checkpoint left it; its inner runs start anew.
+
+    Checkpoints are Stable-Baselines3's own and are unpickled: resume only what you trained.
+
+    Raises:
+        TrainpilotError: if there is no checkpoint, or it was made with another suite, other
+            actions, another number of runs or another observation.
+    """
+    require_checkpoint(checkpoint)
     stored = json.loads(checkpoint.with_suffix(".json").read_text())
-    wanted = fingerprint(groups)
-    for name, value in wanted.items():
-        if stored["fingerprint"].get(name) != value:
+    for name, value in fingerprint(groups).items():
+        began_with = stored["fingerprint"].get(name)
+        if began_with != value:
             raise TrainpilotError(
-                f"resume=true needs the {name} that the training began with, "
-                f"{stored['fingerprint'].get(name)}; given: {value}"
+                f"resume=true needs the {name} that the training began with, {began_with}; "
+                f"given: {value}"
             )
     # The runs to come must not repeat the runs that were: the seed moves on with the decisions.
-    env = InnerTrainingVecEnv(
-        groups, int(np.random.SeedSequence([seed, stored["decisions"]]).generate_state(1)[0])
-    )
-    return PPO.load(checkpoint, env=env, device="cpu")
+    moved = np.random.SeedSequence([seed, stored["decisions"]]).generate_state(1)[0]
+    return PPO.load(checkpoint, env=InnerTrainingVecEnv(groups, int(moved)), device="cpu")
 
 
 def fingerprint(groups: list[InnerRuns]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from trainpilot.agents.meta_training import (
     learn,
     make_agent,
     make_groups,
+    require_checkpoint,
     resume_agent,
 )
 from trainpilot.agents.policy_file import save_policy
@@ -30,7 +31,9 @@ def train(config: TrainConfig) -> None:
     config.env.validate()
     require(len(config.suite.tasks) > 0, "a suite must hold at least one task", "none")
     tasks = [make_task(task, name) for name, task in config.suite.tasks.items()]
-    if not config.resume:
+    if config.resume:
+        require_checkpoint(folder / CHECKPOINT)
+    else:
         # What an earlier run left in this folder must not be mixed with this one.
         for stale in ("checkpoints", "tensorboard"):
             shutil.rmtree(folder / stale, ignore_errors=True)

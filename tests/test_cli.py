@@ -91,17 +91,11 @@ def test_evaluate_leaves_results_for_every_controller(trained, run, tmp_path):
     )
     assert result.code == 0, result.err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    names = [
-        "policy",
-        "sgd",
-        "adam",
-        "rmsprop",
-        "cosine",
-        "step_decay",
-        "reduce_on_plateau",
-        "random",
+    names = list(results["summary"])
+    assert names == [
+        *("policy", "sgd", "adam", "rmsprop", "cosine", "step_decay"),
+        *("reduce_on_plateau", "random"),
     ]
-    assert list(results["summary"]) == names
     assert len(results["runs"]) == 2 * len(names)
     assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] == 1.0
     for name in names:
@@ -297,6 +291,10 @@ def test_a_folder_named_envs_beside_the_user_is_not_shadowed_and_does_not_shadow
     """)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
     )
     assert done.stdout == "both\n", done.stderr
