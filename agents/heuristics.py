@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.inner_tasks.errors import require
 
 
+@dataclass
 class Constant:
     """One optimizer with one learning rate; the schedules below multiply that rate.
 
@@ -31,113 +32,97 @@ class Constant:
         TrainpilotError: if the optimizer is unknown or a number is out of range.
     """
 
-    def __init__(
-        self,
-        optimizer: str,
-        learning_rate: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.9,
-    ) -> None:
-        optimizer_index(optimizer)
-        require(learning_rate > 0, "a controller's learning_rate must be above 0", learning_rate)
-        require(weight_decay >= 0, "a controller's weight_decay must be at least 0", weight_decay)
+    optimizer: str
+    learning_rate: float
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        optimizer_index(self.optimizer)
+        rate, decay, momentum = self.learning_rate, self.weight_decay, self.momentum
+        require(rate > 0, "a controller's learning_rate must be above 0", rate)
+        require(decay >= 0, "a controller's weight_decay must be at least 0", decay)
         require(0 <= momentum < 1, "a controller's momentum must lie in [0, 1)", momentum)
-        self._optimizer = optimizer
-        self._learning_rate = learning_rate
-        self._weight_decay = weight_decay
-        self._momentum = momentum
 
     def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
         """Get ready for new runs."""
         self._fixed = Hyperparameters.full(
             n_runs,
-            optimizer=self._optimizer,
-            learning_rate=self._learning_rate,
-            weight_decay=self._weight_decay,
-            momentum=self._momentum,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
         )
 
     def decide(self, view: View) -> Decision:
         """The constants, the learning rate times this decision's factor."""
-        rate = self._fixed.learning_rate * self._factor(view)
+        rate = self._fixed.learning_rate * self._multiplier(view)
         return Decision(replace(self._fixed, learning_rate=rate))
 
-    def _factor(self, view: View) -> float | FloatArray:
+    def _multiplier(self, view: View) -> float | FloatArray:
         """What the learning rate is multiplied by, for all runs or for each."""
         return 1.0
 
 
+@dataclass
 class CosineWithWarmup(Constant):
     """Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter, arXiv 1608.03983).
 
-    `factor = (t + 1) / W` for the first W of T decisions, then
-    `(1 + cos(pi * (t - W) / (T - W))) / 2`
+    The learning rate, as given for the peak, is multiplied by `(t + 1) / W` for the first W of T
+    decisions, then by `(1 + cos(pi * (t - W) / (T - W))) / 2`.
 
     Args:
-        optimizer: its name.
-        learning_rate: at the peak, > 0.
-        warmup: share of the budget that warms up, in [0, 1) (default: 0.1).
-        weight_decay: decoupled, >= 0 (default: 0).
-        momentum: in [0, 1) (default: 0.9).
+        warmup: share of the budget that warms up, in [0, 1) (default: 0.1). The other
+            arguments are those of `Constant`.
     """
 
-    def __init__(
-        self,
-        optimizer: str,
-        learning_rate: float,
-        warmup: float = 0.1,
-        weight_decay: float = 0.0,
-        momentum: float = 0.9,
-    ) -> None:
-        super().__init__(optimizer, learning_rate, weight_decay, momentum)
-        require(0 <= warmup < 1, "a controller's warmup must lie in [0, 1)", warmup)
-        self._warmup = warmup
+    warmup: float = 0.1
 
-    def _factor(self, view: View) -> float:
-        warmup = round(self._warmup * view.decisions)
+    def __post_init__(self) -> None:
+        """Check every range."""
+        super().__post_init__()
+        require(0 <= self.warmup < 1, "a controller's warmup must lie in [0, 1)", self.warmup)
+
+    def _multiplier(self, view: View) -> float:
+        # At least one decision is left for the cosine, however short the budget.
+        warmup = min(round(self.warmup * view.decisions), view.decisions - 1)
         if view.decision < warmup:
             return (view.decision + 1) / warmup
         phase = (view.decision - warmup) / (view.decisions - warmup)
         return (1 + math.cos(math.pi * phase)) / 2
 
 
+@dataclass
 class StepDecay(Constant):
     """The learning rate is multiplied by a factor at each milestone.
 
     Args:
-        optimizer: its name.
-        learning_rate: at the start, > 0.
         milestones: shares of the budget, in (0, 1) (default: 0.5 and 0.75).
-        factor: at each milestone, in (0, 1) (default: 0.1).
-        weight_decay: decoupled, >= 0 (default: 0).
-        momentum: in [0, 1) (default: 0.9).
+        factor: at each milestone, in (0, 1) (default: 0.1). The other arguments are those
+            of `Constant`.
     """
 
-    def __init__(
-        self,
-        optimizer: str,
-        learning_rate: float,
-        milestones: Sequence[float] = (0.5, 0.75),
-        factor: float = 0.1,
-        weight_decay: float = 0.0,
-        momentum: float = 0.9,
-    ) -> None:
-        super().__init__(optimizer, learning_rate, weight_decay, momentum)
+    milestones: Sequence[float] = (0.5, 0.75)
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        super().__post_init__()
         require(
-            all(0 < milestone < 1 for milestone in milestones),
+            all(0 < milestone < 1 for milestone in self.milestones),
             "a controller's milestones must lie in (0, 1)",
-            list(milestones),
+            list(self.milestones),
         )
-        require(0 < factor < 1, "a controller's factor must lie in (0, 1)", factor)
-        self._milestones = tuple(milestones)
-        self._decay = factor
+        require(0 < self.factor < 1, "a controller's factor must lie in (0, 1)", self.factor)
 
-    def _factor(self, view: View) -> float:
+    def _multiplier(self, view: View) -> float:
         progress = view.decision / view.decisions
-        passed = sum(progress >= milestone for milestone in self._milestones)
-        return float(self._decay**passed)
+        passed = sum(progress >= milestone for milestone in self.milestones)
+        return float(self.factor**passed)
 
 
+@dataclass
 class ReduceOnPlateau(Constant):
     """The learning rate falls when the valid loss has stopped falling.
 
@@ -145,50 +130,40 @@ class ReduceOnPlateau(Constant):
     counting decisions for epochs.
 
     Args:
-        optimizer: its name.
-        learning_rate: at the start, > 0.
         factor: at each reduction, in (0, 1) (default: 0.1).
         patience: decisions without improvement before a reduction, >= 0 (default: 3).
-        threshold: relative improvement that counts, >= 0 (default: 1e-4).
-        weight_decay: decoupled, >= 0 (default: 0).
-        momentum: in [0, 1) (default: 0.9).
+        threshold: relative improvement that counts, >= 0 (default: 1e-4). The other arguments
+            are those of `Constant`.
     """
 
-    def __init__(
-        self,
-        optimizer: str,
-        learning_rate: float,
-        factor: float = 0.1,
-        patience: int = 3,
-        threshold: float = 1e-4,
-        weight_decay: float = 0.0,
-        momentum: float = 0.9,
-    ) -> None:
-        super().__init__(optimizer, learning_rate, weight_decay, momentum)
-        require(0 < factor < 1, "a controller's factor must lie in (0, 1)", factor)
-        require(patience >= 0, "a controller's patience must be at least 0", patience)
-        require(threshold >= 0, "a controller's threshold must be at least 0", threshold)
-        self._decay = factor
-        self._patience = patience
-        self._threshold = threshold
+    factor: float = 0.1
+    patience: int = 3
+    threshold: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        super().__post_init__()
+        require(0 < self.factor < 1, "a controller's factor must lie in (0, 1)", self.factor)
+        require(self.patience >= 0, "a controller's patience must be at least 0", self.patience)
+        require(self.threshold >= 0, "a controller's threshold must be at least 0", self.threshold)
 
     def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
         """Get ready for new runs."""
         super().begin(n_runs, actions, seed)
         self._best = np.full(n_runs, np.inf)
         self._waited = np.zeros(n_runs, dtype=np.int64)
-        self._factors = np.ones(n_runs)
+        self._reduced = np.ones(n_runs)
 
-    def _factor(self, view: View) -> FloatArray:
+    def _multiplier(self, view: View) -> FloatArray:
         if view.decision == 0:  # the untrained model is no epoch
-            return self._factors
-        better = view.valid_loss < self._best * (1 - self._threshold)
+            return self._reduced
+        better = view.valid_loss < self._best * (1 - self.threshold)
         self._best = np.where(better, view.valid_loss, self._best)
         self._waited = np.where(better, 0, self._waited + 1)
-        exhausted = self._waited > self._patience
-        self._factors = np.where(exhausted, self._factors * self._decay, self._factors)
+        exhausted = self._waited > self.patience
+        self._reduced = np.where(exhausted, self._reduced * self.factor, self._reduced)
         self._waited = np.where(exhausted, 0, self._waited)
-        return self._factors
+        return self._reduced
 
 
 class RandomPolicy:

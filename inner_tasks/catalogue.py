@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from trainpilot.inner_tasks.errors import TrainpilotError, unknown
+from trainpilot.inner_tasks.building import build
+from trainpilot.inner_tasks.errors import unknown
 from trainpilot.inner_tasks.protocol import InnerTask
 
 #: The option for a user's own task: it has no `_target_` until the user gives one.
@@ -54,27 +51,5 @@ def make_task(config: Any, name: str = "task") -> InnerTask:
     Raises:
         TrainpilotError: if it has no `_target_`, cannot be made, or is not an inner task.
     """
-    if not isinstance(config, Mapping) or "_target_" not in config:
-        raise TrainpilotError(
-            f"task '{name}' must have a _target_, the callable that makes it; given: {config}"
-        )
-    try:
-        task = instantiate(config)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, TrainpilotError):
-            raise cause from error
-        reason = " ".join(str(cause or error).split())
-        raise TrainpilotError(
-            f"task '{name}' could not be made by {config['_target_']}: {reason}"
-        ) from error
-    except OmegaConfBaseException as error:
-        raise TrainpilotError(
-            f"task '{name}' has a faulty configuration: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(task, InnerTask):
-        raise TrainpilotError(
-            f"{config['_target_']} must give an inner task (trainpilot.InnerTask); "
-            f"given: {type(task).__name__}"
-        )
-    return task
+    # mypy does not take a protocol for the class that it is at run time.
+    return build(config, InnerTask, "task", name)  # type: ignore[type-abstract]

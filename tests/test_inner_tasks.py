@@ -130,7 +130,7 @@ def test_check_finds_inputs_that_are_not_finite():
     [
         ({}, "must have a _target_"),
         ({"_target_": "no.such.place"}, "could not be made by no.such.place"),
-        ({"_target_": "collections.OrderedDict"}, "must give an inner task.*OrderedDict"),
+        ({"_target_": "collections.OrderedDict"}, "must give a task.*OrderedDict"),
         (
             {"_target_": "trainpilot.inner_tasks.tabular.wine", "activation": "sine"},
             "could not|unknown activation",
