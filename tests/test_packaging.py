@@ -19,12 +19,13 @@ FOLDERS = {
 }
 
 
-def test_every_folder_with_an_init_is_a_listed_package():
+def test_every_folder_with_code_or_data_is_a_listed_package():
     expected = set()
     for folder, package in FOLDERS.items():
-        for init in (ROOT / folder).rglob("__init__.py"):
-            inside = init.parent.relative_to(ROOT / folder).parts
-            expected.add(".".join((package, *inside)))
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".yaml", ".safetensors"):
+                inside = path.parent.relative_to(ROOT / folder).parts
+                expected.add(".".join((package, *inside)))
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == expected
 
 
