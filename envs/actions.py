@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainpilot.envs.config import ActionConfig, BoundsConfig
-from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
+from trainpilot.envs.hyperparameters import (
+    HYPERPARAMETER_NAMES,
+    FloatArray,
+    Hyperparameters,
+    IntArray,
+)
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.inner_tasks.errors import TrainpilotError
 
@@ -46,12 +51,13 @@ class ActionSpec:
     """
 
     def __init__(self, config: ActionConfig) -> None:
-        named: list[tuple[str, Any]] = [
-            ("learning_rate", config.learning_rate),
-            ("weight_decay", config.weight_decay),
-            ("momentum", config.momentum),
-            ("optimizer", config.optimizers),
+        offered: list[list[Any]] = [
+            config.learning_rate,
+            config.weight_decay,
+            config.momentum,
+            config.optimizers,
         ]
+        named = zip(HYPERPARAMETER_NAMES, offered, strict=True)
         self.heads = tuple(Head(name, tuple(choices)) for name, choices in named if choices)
 
     @property
@@ -62,8 +68,8 @@ class ActionSpec:
     def apply(self, current: Hyperparameters, action: IntArray) -> Hyperparameters:
         """The hyperparameters that an action asks for, before bounds.
 
-        A switch of the optimizer rescales the learning rate, so that the size of the update
-        does not jump.
+        A switch of the optimizer rescales learning rate and weight decay, so that neither the
+        size of the update nor the decay of the weights jumps.
 
         Args:
             current: of each run.
@@ -74,8 +80,14 @@ class ActionSpec:
             choice = action[:, number]
             if head.name == "optimizer":
                 indices = np.array([optimizer_index(str(name)) for name in head.choices])[choice]
-                rate = relative_learning_rate(after) * _SCALES[indices]
-                after = replace(after, learning_rate=rate, optimizer=indices)
+                # Rate times decay is what shrinks the weights: the decay goes the other way.
+                scale = _SCALES[indices] / _SCALES[after.optimizer]
+                after = replace(
+                    after,
+                    learning_rate=after.learning_rate * scale,
+                    weight_decay=after.weight_decay / scale,
+                    optimizer=indices,
+                )
                 continue
             factor = np.array(head.choices, dtype=np.float64)[choice]
             if head.name == "learning_rate":
@@ -101,11 +113,12 @@ class ActionSpec:
             TrainpilotError: if a head is unknown.
         """
         given = {str(head["name"]): list(head["choices"]) for head in heads}
-        known = ("learning_rate", "weight_decay", "momentum", "optimizer")
         for name in given:
-            if name not in known:
-                raise TrainpilotError(f"an action may control {', '.join(known)}; given: {name}")
-        return cls(
+            if name not in HYPERPARAMETER_NAMES:
+                raise TrainpilotError(
+                    f"an action may control {', '.join(HYPERPARAMETER_NAMES)}; given: {name}"
+                )
+        spec = cls(
             ActionConfig(
                 learning_rate=given.get("learning_rate", []),
                 weight_decay=given.get("weight_decay", []),
@@ -113,6 +126,13 @@ class ActionSpec:
                 optimizers=given.get("optimizer", []),
             )
         )
+        if spec.to_json() != heads:
+            # The order of the heads is that of the policy's outputs.
+            raise TrainpilotError(
+                f"an action's heads must stand in the order {', '.join(HYPERPARAMETER_NAMES)}; "
+                f"given: {', '.join(given)}"
+            )
+        return spec
 
 
 def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparameters:

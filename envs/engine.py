@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
 from torch.func import grad_and_value, vmap
 
 from trainpilot.envs.data_order import data_order
@@ -84,20 +86,29 @@ class Engine:
         self.task = task
         self.n_runs = n_runs
         self.n_micro_batches = n_micro_batches
-        self._model = FlatModel(task)
+        n_train = len(task.splits.train.inputs)
+        require(
+            1 <= task.micro_batch_size <= n_train,
+            f"micro_batch_size of task '{task.name}' must lie between 1 and {n_train}, "
+            "its training examples",
+            task.micro_batch_size,
+        )
         self._observed = [
-            Split(split.inputs[:evaluation_size], split.targets[:evaluation_size])
+            _sample(split, evaluation_size)
             for split in (task.splits.valid, task.splits.outer_valid)
         ]
-        self._allocate()
+        with _refusing(task):
+            self._model = FlatModel(task)
+            self._allocate()
         # Dropout draws from torch's global generator, which a step then seeds for itself.
         self._draws = any(
             isinstance(module, nn.modules.dropout._DropoutNd)
             for module in self._model.new_model(0).modules()
         )
-        step = self._make_step()
-        self._probe(step)
-        self._step = _compile(step) if compiled else step
+        self._step = self._make_step()
+        self._probe()
+        if compiled:
+            self._compile()
 
     def _allocate(self) -> None:
         n_runs, n_params = self.n_runs, self._model.n_params
@@ -113,11 +124,6 @@ class Engine:
         )
         self._seeds = np.zeros(n_runs, dtype=np.int64)
         self._position = np.zeros(n_runs, dtype=np.int64)
-
-    @property
-    def n_params(self) -> int:
-        """Trainable parameters of the inner model."""
-        return self._model.n_params
 
     @property
     def position(self) -> np.ndarray:
@@ -210,9 +216,8 @@ class Engine:
 
     def state_dict(self, row: int) -> dict[str, Tensor]:
         """The weights of one run, as `task.make_model().load_state_dict` takes them."""
-        parameters = self._model.unflatten(self._parameters[row].clone())
-        buffers = {name: value[row].clone() for name, value in self._buffers.items()}
-        return parameters | buffers
+        buffers = {name: value[row] for name, value in self._buffers.items()}
+        return self._model.state_dict(self._parameters[row], buffers)
 
     def _make_step(self) -> _Step:
         train = self.task.splits.train
@@ -262,42 +267,71 @@ class Engine:
             return contextlib.nullcontext()
         return _seeded_torch([*self._seeds.tolist(), *self._position.tolist()])
 
-    def _probe(self, step: _Step) -> None:
+    def _probe(self) -> None:
         """Refuse a task that cannot be trained at once and in words, not in mid-run."""
-        self.reset(range(self.n_runs), [0] * self.n_runs)
-        defaults = torch.zeros(self.n_runs, 1)
-        given = _StepInput(
-            self._order[:, 0], defaults, defaults, defaults, defaults.to(torch.int64)
-        )
-        try:
-            valid, _ = self.evaluate()
-            with torch.no_grad(), self._seeded():
-                step(self._parameters, self._buffers, self._moments, self._steps, given)
-        except (RuntimeError, TypeError, IndexError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise TrainpilotError(
-                f"the model, loss and data of task '{self.task.name}' must fit together and be "
-                f"mappable by torch.func.vmap; its first step failed with: {reason}"
-            ) from error
-        require(
-            bool(np.isfinite(valid.loss[0])),
-            f"the loss of task '{self.task.name}' must be finite at the initial weights",
-            valid.loss[0],
-        )
+        with _refusing(self.task):
+            self.reset(range(self.n_runs), [0] * self.n_runs)
+            losses = [split.loss[0] for split in self.evaluate()]
+            losses.append(float(self._first_step().signals[0, 0]))
+        for where, loss in zip(("valid", "outer_valid", "train"), losses, strict=True):
+            require(
+                bool(np.isfinite(loss)) and loss > 0,
+                f"the loss of task '{self.task.name}' must be finite and above 0 at the initial "
+                f"weights, on {where} too",
+                loss,
+            )
+
+    def _first_step(self) -> _StepOutput:
+        """A step whose result is thrown away; a reset must follow, for the buffers."""
+        zero = torch.zeros(self.n_runs, 1)
+        given = _StepInput(self._order[:, 0], zero, zero, zero, zero.to(torch.int64))
+        with torch.no_grad(), self._seeded():
+            return self._step(self._parameters, self._buffers, self._moments, self._steps, given)
+
+    def _compile(self) -> None:
+        """Compile the step now, or say why it stays as it is."""
+        eager = self._step
+        if shutil.which("c++") is None and shutil.which("g++") is None:
+            reason = "no C++ compiler was found"
+        else:
+            self._step = cast("_Step", torch.compile(eager, dynamic=False))
+            try:
+                self._first_step()
+            except (TorchDynamoException, InductorError) as error:
+                self._step = eager
+                reason = f"torch.compile failed ({str(error).strip().splitlines()[0]})"
+            else:
+                return
+        warnings.warn(f"{reason}: inner runs are not compiled and train more slowly", stacklevel=3)
+
+
+def _sample(split: Split, size: int) -> Split:
+    """Up to `size` examples of a split, drawn at random but always the same ones.
+
+    Not the first ones: text comes in its order, and a user's examples may be sorted by class.
+    """
+    n_examples = len(split.inputs)
+    chosen = torch.randperm(n_examples, generator=torch.Generator().manual_seed(0))[:size]
+    return Split(split.inputs[chosen], split.targets[chosen])
 
 
 @contextlib.contextmanager
-def _seeded_torch(entropy: Sequence[int]):  # type: ignore[no-untyped-def]
+def _refusing(task: InnerTask) -> Iterator[None]:
+    """Turn whatever a user's model, loss or data raises into one sentence."""
+    try:
+        yield
+    except TrainpilotError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainpilotError(
+            f"the model, loss and data of task '{task.name}' must fit together and be mappable "
+            f"by torch.func.vmap; its first step failed with: {reason}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _seeded_torch(entropy: Sequence[int]) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         yield
-
-
-def _compile(step: _Step) -> _Step:
-    if shutil.which("c++") is None and shutil.which("g++") is None:
-        warnings.warn(
-            "no C++ compiler was found: inner runs are not compiled and train more slowly",
-            stacklevel=3,
-        )
-        return step
-    return cast("_Step", torch.compile(step, dynamic=False))

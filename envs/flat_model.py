@@ -67,6 +67,13 @@ class FlatModel:
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
 
+    def state_dict(self, flat: Tensor, buffers: Buffers) -> dict[str, Tensor]:
+        """What `task.make_model().load_state_dict` takes, tied weights included."""
+        model = self.new_model(seed=0)
+        # Not strict: tied weights have one name here, and some buffers are not kept.
+        model.load_state_dict(self.unflatten(flat) | buffers, strict=False)
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
     def train_outputs(self, flat: Tensor, buffers: Buffers, inputs: Tensor) -> Tensor:
         """Outputs in training mode; buffers such as running statistics are updated in place."""
         return self._call(self._train_model, flat, buffers, inputs)

@@ -89,3 +89,7 @@ class Hyperparameters:
             "momentum": float(self.momentum[run]),
             "optimizer": OPTIMIZER_NAMES[self.optimizer[run]],
         }
+
+
+#: Names of the hyperparameters, in the order in which records and actions have them.
+HYPERPARAMETER_NAMES = tuple(field.name for field in fields(Hyperparameters))

@@ -13,7 +13,7 @@ from trainpilot.envs.actions import ActionSpec, clamp
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.guard import diverged
-from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters
+from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
 from trainpilot.envs.observation import Observation, Reading, begin, observe
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import LogImprovement, TaskReference, level
@@ -209,7 +209,7 @@ def _put(
     hyperparameters: Hyperparameters, rows: Sequence[int], starts: Sequence[Hyperparameters]
 ) -> Hyperparameters:
     changed = {}
-    for name in ("learning_rate", "weight_decay", "momentum", "optimizer"):
+    for name in HYPERPARAMETER_NAMES:
         values = getattr(hyperparameters, name).copy()
         values[list(rows)] = [getattr(start, name)[0] for start in starts]
         changed[name] = values
@@ -217,7 +217,5 @@ def _put(
 
 
 def _differs(asked: Hyperparameters, used: Hyperparameters) -> BoolArray:
-    names = ("learning_rate", "weight_decay", "momentum")
-    return np.asarray(
-        np.any([getattr(asked, name) != getattr(used, name) for name in names], axis=0)
-    )
+    changed = [getattr(asked, name) != getattr(used, name) for name in HYPERPARAMETER_NAMES]
+    return np.asarray(np.any(changed, axis=0))

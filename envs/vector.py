@@ -49,6 +49,10 @@ class InnerTrainingVecEnv(VecEnv):
         Returns:
             Observations, `(n_envs, n_features)`.
         """
+        if self._seeds[0] is not None:  # as `seed(...)` left it, for this reset alone
+            self._generator = np.random.default_rng(self._seeds[0])
+        self._reset_seeds()
+        self._reset_options()
         self._returns[:] = 0
         self._lengths[:] = 0
         observations = [

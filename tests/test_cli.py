@@ -229,7 +229,7 @@ MISTAKES = [
     (["deploy", "task=custom", "task._target_=my.own"], "could not be made by my.own"),
     (
         ["deploy", "task=custom", "task._target_=broken.infinite"],
-        "loss of task 'infinite' must be finite at the initial weights; given: (inf|nan)",
+        "loss of task 'infinite' must be finite and above 0 .*; given: (inf|nan)",
     ),
     (["fly"], "unknown command 'fly'; allowed: train, deploy, evaluate, tasks, controllers"),
 ]

@@ -246,5 +246,5 @@ def test_a_loss_that_is_not_finite_at_the_start_is_refused():
         "infinite", model=lambda: nn.Linear(3, 2), splits=Splits(*[split] * 4),
         micro_batch_size=4,
     )  # fmt: skip
-    with pytest.raises(TrainpilotError, match="loss of task 'infinite' must be finite"):
+    with pytest.raises(TrainpilotError, match="loss of task 'infinite' must be finite and above 0"):
         Engine(task, 1, n_micro_batches=1)
