@@ -16,22 +16,23 @@ SCHEMA_VERSION = 1
 MISS_BUDGETS = 2.0
 
 
-def samples_to_target(run: Run, target: float, budget: int) -> float:
+def samples_to_target(run: Run, target: float) -> float:
     """Samples after which the `outer_valid` loss first is at or below the target.
 
     Args:
         run: a finished run.
         target: the loss to reach.
-        budget: samples in a whole run.
 
     Returns:
-        The samples, or `MISS_BUDGETS * budget` for a run that never gets there.
+        The samples; `MISS_BUDGETS` budgets for a run that never gets there, or that gets there
+        and diverges afterwards.
     """
-    for samples, loss in zip(run.samples, run.outer_valid_loss, strict=True):
-        if loss <= target:
-            # The initial weights themselves may do: one sample keeps ratios finite.
-            return max(samples, 1)
-    return MISS_BUDGETS * budget
+    if not run.diverged:
+        for samples, loss in zip(run.samples, run.outer_valid_loss, strict=True):
+            if loss <= target:
+                # The initial weights themselves may do: one sample keeps ratios finite.
+                return max(samples, 1)
+    return MISS_BUDGETS * run.budget
 
 
 def compare(runs: Sequence[Run], reference: str) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def compare(runs: Sequence[Run], reference: str) -> dict[str, Any]:
 
     Args:
         runs: every controller, the reference among them, on the same tasks with the same seeds.
-        reference: name of the reference controller.
+        reference: name of the reference controller: Adam at its default of 1e-3, as the
+            summary's key `speedup.adam_default` says.
 
     Returns:
         `schema_version`; `reference`; `runs`, each with its measures; `summary` by controller.
@@ -57,28 +59,27 @@ def compare(runs: Sequence[Run], reference: str) -> dict[str, Any]:
         "miss_budgets": MISS_BUDGETS,
         "runs": measured,
         "summary": {
-            name: _summarise([row for row in measured if row["controller"] == name], reference)
+            name: _summarise([row for row in measured if row["controller"] == name])
             for name in names
         },
     }
 
 
 def _measure(run: Run, reference: Run) -> dict[str, Any]:
-    # A diverged reference has no final loss of its own to reach: its last finite one stands in.
-    finite = [loss for loss in reference.outer_valid_loss if math.isfinite(loss)]
-    target = finite[-1]
-    budget = max(reference.samples[-1], run.samples[-1])
-    needed = samples_to_target(run, target, budget)
-    final = run.outer_valid_loss[-1] if not run.diverged else math.inf
+    # A reference that diverged ends nowhere: what it had reached before stands in.
+    reached = reference.outer_valid_loss
+    target = min(reached) if reference.diverged else reached[-1]
+    needed = samples_to_target(run, target)
+    final = math.inf if run.diverged else run.outer_valid_loss[-1]
     return {
         "task": run.task,
         "controller": run.controller,
         "seed": run.seed,
         "diverged": run.diverged,
         "target": target,
-        "reached": needed <= budget,
+        "reached": needed <= run.budget,
         "samples_to_target": needed,
-        "speedup": samples_to_target(reference, target, budget) / needed,
+        "speedup": samples_to_target(reference, target) / needed,
         "final_outer_valid_loss": final,
         "final_test_loss": run.test_loss,
         "test_metrics": run.test_metrics,
@@ -97,7 +98,7 @@ def _switches(run: Run) -> int:
     return sum(a != b for a, b in pairwise(used))
 
 
-def _summarise(rows: list[dict[str, Any]], reference: str) -> dict[str, Any]:
+def _summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     tasks = {
         task: _summarise_task([row for row in rows if row["task"] == task])
         for task in dict.fromkeys(row["task"] for row in rows)
@@ -105,7 +106,7 @@ def _summarise(rows: list[dict[str, Any]], reference: str) -> dict[str, Any]:
     geomeans = [task["speedup"] for task in tasks.values()]
     return {
         "speedup": {
-            f"{reference}_default" if reference == "adam" else reference: {
+            "adam_default": {
                 "geomean": geometric_mean(geomeans),
                 "worst": min(geomeans),
                 "reached": fmean(row["reached"] for row in rows),

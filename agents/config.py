@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.config import EnvConfig, check_finite
 from trainpilot.inner_tasks.errors import require
 
 
@@ -67,6 +67,7 @@ class AgentConfig:
         Raises:
             TrainpilotError: naming the first field that is out of range.
         """
+        check_finite(self, "agent")
         for name, least in (
             ("total_decisions", 1),
             ("runs_per_task", 1),
@@ -78,7 +79,8 @@ class AgentConfig:
             value = getattr(self, name)
             require(value >= least, f"agent.{name} must be at least {least}", value)
         for name in ("learning_rate", "clip_range"):
-            require(getattr(self, name) > 0, f"agent.{name} must be above 0", getattr(self, name))
+            value = getattr(self, name)
+            require(value > 0, f"agent.{name} must be above 0", value)
         require(0 < self.gamma <= 1, "agent.gamma must lie in (0, 1]", self.gamma)
         require(0 <= self.gae_lambda <= 1, "agent.gae_lambda must lie in [0, 1]", self.gae_lambda)
         require(
@@ -86,6 +88,15 @@ class AgentConfig:
             "agent.hidden must hold widths of at least 1",
             list(self.hidden),
         )
+
+
+def check_seed(seed: int) -> None:
+    """Check that every generator takes the seed.
+
+    Raises:
+        TrainpilotError: if it is out of range.
+    """
+    require(0 <= seed < 2**32, f"seed must lie between 0 and {2**32 - 1}", seed)
 
 
 @dataclass

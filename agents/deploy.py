@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
-from trainpilot.agents.config import DeployConfig
+from trainpilot.agents.config import DeployConfig, check_seed
 from trainpilot.agents.controllers import make_controllers
 from trainpilot.agents.files import atomic_path, write_json
 from trainpilot.agents.hydra_app import output_folder, run_app, say, typed
@@ -20,11 +20,14 @@ from trainpilot.inner_tasks.errors import TrainpilotError, require
 def deploy(config: DeployConfig) -> None:
     """Train under one controller; leaves weights, records, a picture and a result."""
     folder = output_folder()
-    require(config.seed >= 0, "seed must be at least 0", config.seed)
+    check_seed(config.seed)
     config.env.validate()
     controllers = make_controllers(config.controller)
     require(len(controllers) == 1, "deploy takes one controller", ", ".join(controllers))
     task = make_task(config.task)
+    # An earlier deployment's result must not stand beside this one's decisions.
+    for name in ("model.safetensors", "deployment.json"):
+        (folder / name).unlink(missing_ok=True)
     done = 0
     with ProgressBar(f"training {task.name}", config.env.decisions) as progress:
 

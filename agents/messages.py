@@ -16,13 +16,17 @@ from omegaconf.errors import (
 from trainpilot.inner_tasks.catalogue import option_names
 from trainpilot.inner_tasks.errors import TrainpilotError
 
-USER_ERRORS = (TrainpilotError, HydraException, OmegaConfBaseException)
+#: Errors that are told in one sentence. `OSError`: a folder that cannot be made, a full disk.
+USER_ERRORS = (TrainpilotError, HydraException, OmegaConfBaseException, OSError)
 
 
 def one_sentence(error: BaseException) -> str:
     """What to tell the user of an error, on one line."""
     if isinstance(error, TrainpilotError):
         return _flat(str(error))
+    # Hydra's error for a missing option is an OSError too.
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return f"a file or folder could not be used: {_flat(str(error))}"
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
@@ -39,13 +43,13 @@ def one_sentence(error: BaseException) -> str:
         if isinstance(link, MissingMandatoryValue):
             return f"a value must be given for '{link.full_key or _flat(str(link))}'; given: none"
     inner = next((link for link in chain[::-1] if isinstance(link, OmegaConfBaseException)), error)
-    lines = str(inner).strip().splitlines()
+    lines = str(inner).strip().splitlines() or [type(inner).__name__]
     key = getattr(inner, "full_key", None)
     return f"'{key}': {lines[0]}" if key else _flat(lines[0])
 
 
 def _missing_option(error: MissingConfigException) -> str:
-    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    group, _, option = str(error.missing_cfg_file).partition("/")
     # Hydra names the options of a single choice, but not those of a list.
     options = error.options or option_names(group)
     return f"unknown {group or 'configuration'} '{option}'; allowed: {', '.join(options)}"

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from stable_baselines3 import PPO
@@ -14,53 +15,54 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from trainpilot.agents.config import AgentConfig
-from trainpilot.agents.files import atomic_path, write_json
+from trainpilot.agents.files import atomic_path
 from trainpilot.agents.policy import ObservationNormaliser, policy_kwargs
 from trainpilot.agents.progress import ProgressBar
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.inner_runs import InnerRuns
-from trainpilot.envs.observation import Observation, schema_hash
+from trainpilot.envs.observation import Observation
 from trainpilot.envs.reference import measure_reference
 from trainpilot.envs.rewards import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
-from trainpilot.inner_tasks.errors import TrainpilotError
+from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.protocol import InnerTask
 
 #: Below this many decisions, compiling takes longer than it saves.
 _WORTH_COMPILING = 15_000
 
 CHECKPOINT = Path("checkpoints") / "latest.zip"
+IDENTITY = Path("checkpoints") / "identity.json"
 
 
 def make_groups(
-    tasks: list[InnerTask], env: EnvConfig, agent: AgentConfig, folder: Path
-) -> list[InnerRuns]:
+    tasks: list[InnerTask], env: EnvConfig, agent: AgentConfig, known: dict[str, float]
+) -> tuple[list[InnerRuns], dict[str, float]]:
     """Rows of inner runs for each task, each task's reward in its own unit.
 
     Args:
         tasks: to learn from.
         env: configuration; `compiled` None is decided here.
         agent: rows for each task, and whether rewards are normalised.
-        folder: keeps the references in `references.json`, so that a resumed training has the
-            same ones without a new sweep.
+        known: level of each task's reference, where it has been measured before.
+
+    Returns:
+        The groups, and the level of each task's reference.
     """
     if env.compiled is None:
         env.compiled = agent.total_decisions >= _WORTH_COMPILING
-    stored = folder / "references.json"
-    known: dict[str, float] = json.loads(stored.read_text()) if stored.is_file() else {}
+    levels = dict(known)
     groups = []
     with ProgressBar("preparing tasks", len(tasks)) as progress:
         for done, task in enumerate(tasks):
             progress.update(done, task.name)
             runs = InnerRuns(task, agent.runs_per_task, env)
             if agent.normalise_by_reference:
-                if task.name not in known:
-                    known[task.name] = measure_reference(runs).final_level
-                    write_json(stored, known)
-                runs.set_reference(TaskReference(known[task.name]))
+                if task.name not in levels:
+                    levels[task.name] = measure_reference(runs).final_level
+                runs.set_reference(TaskReference(levels[task.name]))
             groups.append(runs)
         progress.update(len(tasks))
-    return groups
+    return groups, levels
 
 
 def make_agent(groups: list[InnerRuns], agent: AgentConfig, seed: int) -> PPO:
@@ -75,7 +77,7 @@ def make_agent(groups: list[InnerRuns], agent: AgentConfig, seed: int) -> PPO:
         n_steps=n_steps,
         batch_size=_divisor(rollout, agent.batch_size),
         n_epochs=agent.n_epochs,
-        learning_rate=lambda remaining: rate * (0.1 + 0.9 * remaining),
+        learning_rate=lambda remaining: rate * (0.1 + 0.9 * max(remaining, 0.0)),
         gamma=agent.gamma,
         gae_lambda=agent.gae_lambda,
         clip_range=agent.clip_range,
@@ -88,54 +90,59 @@ def make_agent(groups: list[InnerRuns], agent: AgentConfig, seed: int) -> PPO:
 
 def _divisor(rollout: int, batch_size: int) -> int:
     """The largest mini-batch, up to the one asked for, that divides a rollout evenly."""
-    return max(size for size in range(1, min(batch_size, rollout) + 1) if rollout % size == 0)
+    sizes = [size for size in range(2, min(batch_size, rollout) + 1) if rollout % size == 0]
+    require(
+        bool(sizes),
+        f"a rollout of {rollout} decisions must have a divisor from 2 to agent.batch_size; change "
+        "agent.batch_size, agent.runs_per_task or env.decisions",
+        batch_size,
+    )
+    return max(sizes)
 
 
-def require_checkpoint(checkpoint: Path) -> None:
-    """Check that there is a checkpoint to go on from, before anything slow is done.
+def check_resumable(folder: Path, identity: dict[str, Any]) -> None:
+    """Check that a training can go on, before anything slow is done.
+
+    Args:
+        folder: of the run.
+        identity: the settings that must be those that the training began with, by name.
 
     Raises:
-        TrainpilotError: if there is none.
+        TrainpilotError: if there is no checkpoint, or a setting has changed.
     """
-    if not checkpoint.is_file():
+    if not (folder / CHECKPOINT).is_file() or not (folder / IDENTITY).is_file():
         raise TrainpilotError(
-            f"resume=true needs a checkpoint in the run's folder (hydra.run.dir); given: "
-            f"{checkpoint}, where there is no file"
+            "resume=true needs a checkpoint in the run's folder (hydra.run.dir); given: "
+            f"{folder / CHECKPOINT}, where there is none"
         )
+    began_with = json.loads((folder / IDENTITY).read_text())
+    for name in sorted(began_with.keys() | identity.keys()):
+        before, now = began_with.get(name), identity.get(name)
+        if before != now:
+            raise TrainpilotError(
+                f"resume=true needs the settings that the training began with, {name}={before}; "
+                f"given: {name}={now}"
+            )
 
 
-def resume_agent(groups: list[InnerRuns], checkpoint: Path, seed: int) -> PPO:
+def resume_agent(groups: list[InnerRuns], folder: Path, seed: int) -> PPO:
     """The agent as the last checkpoint left it; its inner runs start anew.
 
     Checkpoints are Stable-Baselines3's own and are unpickled: resume only what you trained.
 
     Raises:
-        TrainpilotError: if there is no checkpoint, or it was made with another suite, other
-            actions, another number of runs or another observation.
+        TrainpilotError: if the checkpoint is damaged.
     """
-    require_checkpoint(checkpoint)
-    stored = json.loads(checkpoint.with_suffix(".json").read_text())
-    for name, value in fingerprint(groups).items():
-        began_with = stored["fingerprint"].get(name)
-        if began_with != value:
-            raise TrainpilotError(
-                f"resume=true needs the {name} that the training began with, {began_with}; "
-                f"given: {value}"
-            )
+    try:
+        agent = PPO.load(folder / CHECKPOINT, device="cpu")
+    except (AssertionError, BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise TrainpilotError(
+            f"resume=true needs a whole checkpoint; given: {folder / CHECKPOINT}, which is damaged"
+        ) from error
     # The runs to come must not repeat the runs that were: the seed moves on with the decisions.
-    moved = np.random.SeedSequence([seed, stored["decisions"]]).generate_state(1)[0]
-    return PPO.load(checkpoint, env=InnerTrainingVecEnv(groups, int(moved)), device="cpu")
-
-
-def fingerprint(groups: list[InnerRuns]) -> dict[str, Any]:
-    """What must stay the same for a training to go on."""
-    return {
-        "tasks": [group.task.name for group in groups],
-        "runs_per_task": groups[0].n_runs,
-        "decisions": groups[0].config.decisions,
-        "actions": groups[0].actions.to_json(),
-        "observation schema": schema_hash(),
-    }
+    moved = np.random.SeedSequence([seed, agent.num_timesteps]).generate_state(1)[0]
+    agent.set_env(InnerTrainingVecEnv(groups, int(moved)))
+    return agent
 
 
 class MetaTraining(BaseCallback):
@@ -143,21 +150,13 @@ class MetaTraining(BaseCallback):
 
     Args:
         folder: of the run; checkpoints go to `checkpoints/`.
-        groups: as in the agent's environment.
         checkpoint_seconds: least time between two checkpoints (seconds).
         progress: the bar to move, in decisions.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        groups: list[InnerRuns],
-        checkpoint_seconds: float,
-        progress: ProgressBar,
-    ) -> None:
+    def __init__(self, folder: Path, checkpoint_seconds: float, progress: ProgressBar) -> None:
         super().__init__()
         self._checkpoint = folder / CHECKPOINT
-        self._groups = groups
         self._checkpoint_seconds = checkpoint_seconds
         self._progress = progress
         self._seen: Observation | None = None
@@ -167,15 +166,19 @@ class MetaTraining(BaseCallback):
         self._note = ""
 
     def _on_rollout_start(self) -> None:
-        if self._seen is not None:
-            # Between rollouts, so that the probabilities that PPO compares stay comparable.
-            normaliser = self.model.policy.features_extractor
-            if not isinstance(normaliser, ObservationNormaliser):
-                raise TypeError("the policy must normalise its observations itself")
-            normaliser.update(self._seen)
-            self._seen = None
+        # Between rollouts, so that the probabilities that PPO compares stay comparable.
+        self._update_normaliser()
         if time.monotonic() - self._saved >= self._checkpoint_seconds and self.num_timesteps:
-            self.save()
+            self._save()
+
+    def _update_normaliser(self) -> None:
+        if self._seen is None:
+            return
+        normaliser = self.model.policy.features_extractor
+        if not isinstance(normaliser, ObservationNormaliser):
+            raise TypeError("the policy must normalise its observations itself")
+        normaliser.update(self._seen)
+        self._seen = None
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -198,25 +201,26 @@ class MetaTraining(BaseCallback):
         self._returns.clear()
         self._diverged.clear()
 
-    def save(self) -> None:
-        """Write a checkpoint, atomically."""
+    def close(self) -> None:
+        """Write the last checkpoint; a rollout that was cut off is not counted as learned."""
+        self._update_normaliser()
+        model = self.model
+        if isinstance(model, PPO):
+            model.num_timesteps -= model.num_timesteps % (model.n_steps * model.n_envs)
+        if model.num_timesteps:
+            self._save()
+
+    def _save(self) -> None:
         with atomic_path(self._checkpoint) as temporary:
             self.model.save(temporary)
-        write_json(
-            self._checkpoint.with_suffix(".json"),
-            {"decisions": self.num_timesteps, "fingerprint": fingerprint(self._groups)},
-        )
         self._saved = time.monotonic()
 
 
-def learn(
-    agent: PPO, groups: list[InnerRuns], config: AgentConfig, folder: Path, *, resumed: bool
-) -> None:
+def learn(agent: PPO, config: AgentConfig, folder: Path, *, resumed: bool) -> None:
     """Let the agent learn until its decisions are used up, or it is interrupted.
 
     Args:
         agent: new or resumed.
-        groups: as in its environment.
         config: decisions and checkpoints.
         folder: of the run: `tensorboard/` and `checkpoints/`.
         resumed: whether the agent has learned before.
@@ -231,10 +235,10 @@ def learn(
     if remaining <= 0:
         return
     with ProgressBar("meta-training", total, agent.num_timesteps) as progress:
-        callback = MetaTraining(folder, groups, config.checkpoint_seconds, progress)
+        callback = MetaTraining(folder, config.checkpoint_seconds, progress)
+        callback.init_callback(agent)
         try:
             agent.learn(remaining, callback=callback, reset_num_timesteps=not resumed)
         finally:
             # Ctrl-C and errors alike: nothing that was learned is lost.
-            if agent.num_timesteps:
-                callback.save()
+            callback.close()

@@ -24,9 +24,10 @@ class Run:
         task: its name.
         controller: its name.
         seed: of initial weights and data order.
+        budget: samples of a whole run.
         samples: processed at each point of the curves, from 0.
         valid_loss: on the observed part of `valid`, at each point.
-        outer_valid_loss: on `outer_valid`, at each point.
+        outer_valid_loss: on the observed part of `outer_valid`, at each point.
         decisions: a record for each decision (`trainpilot.agents.records`).
         diverged: whether it ended early.
         test_loss: of the last weights; infinite if it diverged.
@@ -36,6 +37,7 @@ class Run:
     task: str
     controller: str
     seed: int
+    budget: int
     samples: list[int] = field(default_factory=list)
     valid_loss: list[float] = field(default_factory=list)
     outer_valid_loss: list[float] = field(default_factory=list)
@@ -85,8 +87,9 @@ def roll_out(
     }
     for controller in controllers.values():
         controller.begin(len(seeds), inner.actions, seeds[0])
+    budget = config.n_micro_batches * task.micro_batch_size
     runs = [
-        Run(task.name, name, seed)
+        Run(task.name, name, seed, budget)
         for name, seed in zip(names, list(seeds) * len(controllers), strict=True)
     ]
     valid, outer_valid = inner.engine.evaluate()

@@ -2,61 +2,65 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from trainpilot.agents.config import TrainConfig
+from trainpilot.agents.config import TrainConfig, check_seed
+from trainpilot.agents.files import write_json
 from trainpilot.agents.hydra_app import output_folder, run_app, say, typed
 from trainpilot.agents.meta_training import (
     CHECKPOINT,
+    IDENTITY,
+    check_resumable,
     learn,
     make_agent,
     make_groups,
-    require_checkpoint,
     resume_agent,
 )
 from trainpilot.agents.policy_file import save_policy
-from trainpilot.inner_tasks.catalogue import make_task
-from trainpilot.inner_tasks.errors import require
+from trainpilot.envs.observation import schema_hash
+from trainpilot.inner_tasks.catalogue import make_tasks
 
 
 def train(config: TrainConfig) -> None:
     """Meta-train on a suite; leaves `policy.safetensors` in the run's folder."""
     folder = output_folder()
+    check_seed(config.seed)
     config.agent.validate()
     config.env.validate()
-    require(len(config.suite.tasks) > 0, "a suite must hold at least one task", "none")
-    tasks = [make_task(task, name) for name, task in config.suite.tasks.items()]
+    identity = _identity(config)
+    references = folder / "references.json"
+    known: dict[str, float] = {}
     if config.resume:
-        require_checkpoint(folder / CHECKPOINT)
+        check_resumable(folder, identity)
+        known = json.loads(references.read_text()) if references.is_file() else {}
+    groups, levels = make_groups(make_tasks(config.suite.tasks), config.env, config.agent, known)
+    if config.resume:
+        agent = resume_agent(groups, folder, config.seed)
     else:
-        # What an earlier run left in this folder must not be mixed with this one.
-        for stale in ("checkpoints", "tensorboard"):
-            shutil.rmtree(folder / stale, ignore_errors=True)
-        for name in ("references.json", "policy.safetensors"):
-            (folder / name).unlink(missing_ok=True)
-    groups = make_groups(tasks, config.env, config.agent, folder)
-    agent = (
-        resume_agent(groups, folder / CHECKPOINT, config.seed)
-        if config.resume
-        else make_agent(groups, config.agent, config.seed)
-    )
+        agent = make_agent(groups, config.agent, config.seed)
+        _set_aside(folder)
+        write_json(folder / IDENTITY, identity)
+        write_json(references, levels)
     say(
         f"meta-training on {len(groups)} tasks, {groups[0].n_runs} inner runs each, "
         f"inner steps {'compiled' if config.env.compiled else 'not compiled'}; "
         f"curves: tensorboard --logdir {folder / 'tensorboard'}"
     )
     try:
-        learn(agent, groups, config.agent, folder, resumed=config.resume)
+        learn(agent, config.agent, folder, resumed=config.resume)
     except KeyboardInterrupt:
-        say(
-            f"interrupted after {agent.num_timesteps:,} decisions; nothing is lost: give the same "
-            f"command with hydra.run.dir={folder} resume=true to go on"
-        )
+        if (folder / CHECKPOINT).is_file():
+            say(
+                f"interrupted after {agent.num_timesteps:,} decisions, which are kept: give the "
+                f"same command with hydra.run.dir={folder} resume=true to go on"
+            )
         raise
     path = folder / "policy.safetensors"
     save_policy(
@@ -67,6 +71,50 @@ def train(config: TrainConfig) -> None:
         _training(config, agent.num_timesteps),
     )
     say(f"learned from {agent.num_timesteps:,} decisions; the policy is {path}")
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """The settings that must stay the same for a training to go on, by dotted name."""
+    settings: Any = OmegaConf.to_container(OmegaConf.structured(config), resolve=True)
+    # How long, how often to save and how fast to run may change.
+    for group, name in (
+        ("agent", "total_decisions"),
+        ("agent", "checkpoint_seconds"),
+        ("env", "compiled"),
+    ):
+        del settings[group][name]
+    del settings["resume"]
+    return {"observation schema": schema_hash(), **_flatten(settings)}
+
+
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _set_aside(folder: Path) -> None:
+    """Move what an earlier training left in this folder to `previous/`: nothing is lost."""
+    left = [
+        path
+        for path in (
+            folder / name
+            for name in ("checkpoints", "tensorboard", "references.json", "policy.safetensors")
+        )
+        if path.exists()
+    ]
+    if not left:
+        return
+    previous = folder / "previous"
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for path in left:
+        path.rename(previous / path.name)
+    say(f"an earlier training in this folder was moved to {previous}")
 
 
 def _training(config: TrainConfig, decisions: int) -> dict[str, Any]:

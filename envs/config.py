@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
 
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES, optimizer_index
 from trainpilot.inner_tasks.errors import require
@@ -130,6 +132,7 @@ class EnvConfig:
         Raises:
             TrainpilotError: naming the first field that is out of range.
         """
+        check_finite(self, "env")
         for name in ("decisions", "micro_batches_per_decision", "evaluation_size"):
             require(getattr(self, name) >= 1, f"env.{name} must be at least 1", getattr(self, name))
         _validate_start(self.start)
@@ -155,6 +158,25 @@ class EnvConfig:
             require(weight >= 0, f"env.reward.{name} must be at least 0", weight)
         ratio = self.guard.max_loss_ratio
         require(ratio > 1, "env.guard.max_loss_ratio must be above 1", ratio)
+
+
+def check_finite(config: Any, name: str) -> None:
+    """Check that every number of a configuration is finite, nested ones included.
+
+    Args:
+        config: a dataclass.
+        name: what errors call it.
+
+    Raises:
+        TrainpilotError: naming the first number that is not.
+    """
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if is_dataclass(value):
+            check_finite(value, f"{name}.{each.name}")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float):
+                require(math.isfinite(number), f"{name}.{each.name} must be finite", number)
 
 
 def _validate_start(start: StartConfig) -> None:

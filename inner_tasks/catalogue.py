@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from trainpilot.inner_tasks.building import build
-from trainpilot.inner_tasks.errors import unknown
+from trainpilot.inner_tasks.errors import require, unknown
 from trainpilot.inner_tasks.protocol import InnerTask
 
 #: The option for a user's own task: it has no `_target_` until the user gives one.
@@ -20,7 +21,8 @@ CUSTOM = "custom"
 
 def option_names(group: str) -> list[str]:
     """Options of a configuration group that ship, in alphabetical order."""
-    names = [entry.name for entry in (files("trainpilot.conf") / group).iterdir()]
+    folder = files("trainpilot.conf") / group
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
@@ -39,6 +41,25 @@ def load_task(name: str) -> InnerTask:
         raise unknown("task", name, task_names())
     text = (files("trainpilot.conf") / "task" / f"{name}.yaml").read_text(encoding="utf-8")
     return make_task(OmegaConf.create(text), name)
+
+
+def make_tasks(configs: Mapping[str, Any]) -> list[InnerTask]:
+    """The tasks of a suite, each under the name that the suite gives it.
+
+    Args:
+        configs: of each task, by name.
+
+    Raises:
+        TrainpilotError: if there is none, or one cannot be made.
+    """
+    require(len(configs) > 0, "a suite must hold at least one task", "none")
+    tasks = []
+    for name, config in configs.items():
+        task = make_task(config, name)
+        # Two variants of a task differ by the suite's name for them.
+        task.name = name
+        tasks.append(task)
+    return tasks
 
 
 def make_task(config: Any, name: str = "task") -> InnerTask:

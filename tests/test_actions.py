@@ -46,6 +46,13 @@ def test_a_switch_keeps_the_size_of_the_update():
     assert back.learning_rate[0] == pytest.approx(1e-3)
 
 
+def test_a_switch_keeps_the_decay_of_the_weights():
+    start = Hyperparameters.full(1, learning_rate=1e-3, weight_decay=0.3)
+    spec = ActionSpec(ActionConfig())
+    sgd = spec.apply(start, np.array([[2, OPTIMIZER_NAMES.index("sgd")]]))
+    assert sgd.learning_rate[0] * sgd.weight_decay[0] == pytest.approx(3e-4)
+
+
 @given(
     rate=st.floats(1e-12, 1e12),
     decay=st.floats(0, 1e6),
@@ -74,3 +81,9 @@ def test_json_round_trip():
 def test_unknown_head_in_json_is_refused():
     with pytest.raises(TrainpilotError, match=r"may control learning_rate.*given: batch"):
         ActionSpec.from_json([{"name": "batch", "choices": [1]}])
+
+
+def test_heads_in_another_order_are_refused():
+    heads = ActionSpec(FULL).to_json()
+    with pytest.raises(TrainpilotError, match="heads must stand in the order learning_rate"):
+        ActionSpec.from_json(heads[::-1])

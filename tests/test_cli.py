@@ -174,11 +174,49 @@ def test_multirun_makes_a_folder_for_each_job(run, tmp_path):
 def test_resume_goes_on_from_the_last_checkpoint(run, tmp_path):
     first = run("train", *TINY, "hydra.run.dir=out")
     assert first.code == 0, first.err
-    longer = [*TINY, "agent.total_decisions=128", "hydra.run.dir=out"]
-    second = run("train", *longer, "resume=true")
+    longer = [*TINY, "agent.total_decisions=128", "hydra.run.dir=out", "resume=true"]
+    changed = run("train", *longer, "agent.hidden=[8]")
+    assert changed.code == 2
+    assert "agent.hidden=[64, 64]; given: agent.hidden=[8]" in changed.err
+    second = run("train", *longer)
     assert second.code == 0, second.err
     metadata = read_metadata(tmp_path / "out" / "policy.safetensors")
     assert metadata["training"]["decisions"] == 128
+
+
+def test_a_new_training_sets_the_old_one_aside(run, tmp_path):
+    run("train", *TINY, "hydra.run.dir=out")
+    old = (tmp_path / "out" / "policy.safetensors").read_bytes()
+    # A mistake touches nothing.
+    assert run("train", *TINY, "hydra.run.dir=out", "agent.batch_size=0").code == 2
+    assert (tmp_path / "out" / "policy.safetensors").read_bytes() == old
+    assert run("train", *TINY, "hydra.run.dir=out", "seed=1").code == 0
+    assert (tmp_path / "out" / "previous" / "policy.safetensors").read_bytes() == old
+    assert (tmp_path / "out" / "policy.safetensors").read_bytes() != old
+
+
+def test_two_variants_of_a_task_are_two_tasks(run, tmp_path):
+    result = run(
+        "evaluate", "suite=meta_valid", "~suite.tasks.teacher_mlp", "controller=[adam]",
+        "+task@suite.tasks.narrow=wine_mlp", "suite.tasks.narrow.hidden=[4]", "n_seeds=1",
+        *SHORT, "hydra.run.dir=out",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["summary"]["adam"]["tasks"]) == ["wine_mlp", "narrow"]
+    assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] == 1
+
+
+def test_the_reference_is_adams_default_whatever_adam_is_set_to(run, tmp_path):
+    result = run(
+        "evaluate", "task=iris_mlp", "controller=[adam]", "controller.adam.learning_rate=0.1",
+        "n_seeds=1", *SHORT, "hydra.run.dir=out",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["reference"] == "adam_default"
+    assert results["summary"]["adam_default"]["speedup"]["adam_default"]["geomean"] == 1
+    assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] != 1
 
 
 def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path):
@@ -192,7 +230,7 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path):
         # As from a terminal, where a child takes Ctrl-C even if the test run ignores it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    checkpoint = tmp_path / "checkpoints" / "latest.json"
+    checkpoint = tmp_path / "checkpoints" / "latest.zip"
     deadline = time.monotonic() + 60
     while not checkpoint.is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -201,7 +239,6 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path):
     assert process.returncode == 130, err
     assert "resume=true to go on" in err
     assert "Traceback" not in err
-    assert json.loads(checkpoint.read_text())["decisions"] > 0
     assert not (tmp_path / "policy.safetensors").exists()
 
 
@@ -219,7 +256,13 @@ MISTAKES = [
     (["train", "agent.total_decisions=0"], "agent.total_decisions must be at least 1; given: 0"),
     (["train", "env.decisions=-3"], "env.decisions must be at least 1; given: -3"),
     (["evaluate", "n_seeds=0"], "n_seeds must be at least 1; given: 0"),
-    (["deploy", "seed=-1"], "seed must be at least 0; given: -1"),
+    (["deploy", "seed=-1"], "seed must lie between 0 and 4294967295; given: -1"),
+    (["train", "seed=-1"], "seed must lie between 0 and 4294967295; given: -1"),
+    (["evaluate", "seed=99999999999999999999"], "seed must lie between 0 and 4294967295"),
+    (["deploy", "task.hidden=[-5]"], "task 'digits_mlp' must fit together.*negative dimension"),
+    (["train", "env.start.learning_rate_high=inf"], "learning_rate_high must be finite"),
+    (["deploy", "policy=."], "must be 'default' or the path of a policy.safetensors; given: "),
+    (["evaluate", "controller=[foo/bar]"], "unknown controller 'foo/bar'; allowed: adam"),
     (["train", "nonsense"], "a setting must read NAME=VALUE.*given: nonsense"),
     (["train", "resume=true"], "resume=true needs a checkpoint"),
     (["deploy", "policy=none.safetensors"], "given: none.safetensors, where there is no file"),
@@ -263,6 +306,13 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(run, tmp_path, arguments, 
     assert left == []
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(run, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    result = run("deploy", "task=iris_mlp", *SHORT, "hydra.run.dir=out")
+    assert result.code == 2
+    assert re.fullmatch(r"trainpilot deploy: a file or folder .* 'out'\n", result.err), result.err
+
+
 def test_full_errors_are_there_for_who_asks(run, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="n_seeds must be at least 1"):
@@ -277,7 +327,7 @@ def test_help_lists_and_version(run):
     controllers = run("controllers").out
     for name in ("digits_mlp", "docstrings_mlp", "meta_test"):
         assert name in tasks
-    for name in ("reduce_on_plateau", "learning_rate=0.01", "policy"):
+    for name in ("reduce_on_plateau", "learning_rate=0.01", "policy=${policy}"):
         assert name in controllers
 
 

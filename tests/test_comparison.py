@@ -16,6 +16,7 @@ def run(controller, losses, seed=0, task="t", optimizers=None, diverged=False):
         task,
         controller,
         seed,
+        budget=400,
         samples=[100 * point for point in range(len(losses))],
         valid_loss=list(losses),
         outer_valid_loss=list(losses),
@@ -34,10 +35,10 @@ def speedup(results, controller):
 
 
 def test_samples_to_target_is_the_first_point_at_or_below():
-    assert samples_to_target(run("a", SLOW), 2.0, 400) == 200
-    assert samples_to_target(run("a", SLOW), 1.9, 400) == 300
-    assert samples_to_target(run("a", SLOW), 0.5, 400) == 800
-    assert samples_to_target(run("a", SLOW), 5.0, 400) == 1
+    assert samples_to_target(run("a", SLOW), 2.0) == 200
+    assert samples_to_target(run("a", SLOW), 1.9) == 300
+    assert samples_to_target(run("a", SLOW), 0.5) == 800
+    assert samples_to_target(run("a", SLOW), 5.0) == 1
 
 
 def test_a_controller_compared_with_itself_gives_exactly_one():
@@ -88,6 +89,21 @@ def test_a_diverged_run_is_a_miss_and_stays_in_the_means():
     assert summary["tasks"]["t"]["final_test_loss"] == math.inf
     assert math.isnan(summary["tasks"]["t"]["test_metrics"]["accuracy"])
     assert summary["tasks"]["t"]["speedup"] == pytest.approx(math.sqrt(0.5 * 4))
+
+
+def test_reaching_the_target_and_diverging_afterwards_is_a_miss():
+    runs = [run("adam", SLOW), run("wild", [4.0, 0.5, 99.0], diverged=True)]
+    results = compare(runs, "adam")
+    assert speedup(results, "wild") == 0.5
+    assert results["summary"]["wild"]["speedup"]["adam_default"]["reached"] == 0
+
+
+def test_a_reference_that_diverged_sets_what_it_had_reached_as_the_target():
+    runs = [run("adam", [4.0, 2.0, 99.0], diverged=True), run("calm", SLOW)]
+    results = compare(runs, "adam")
+    assert results["runs"][1]["target"] == 2.0
+    assert speedup(results, "calm") == pytest.approx(800 / 200)
+    assert speedup(results, "adam") == 1.0
 
 
 def test_switches_count_changes_after_the_start():

@@ -153,6 +153,53 @@ def test_compiled_equals_eager(moons):
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
 
 
+def test_when_compiling_fails_the_engine_says_so_and_stays_correct(moons, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise torch._dynamo.exc.TorchDynamoException("no luck")
+
+    monkeypatch.setattr("trainpilot.envs.engine.torch.compile", lambda step, dynamic: fail)
+    with pytest.warns(UserWarning, match="torch.compile failed .no luck.: inner runs are not"):
+        engine = Engine(moons, 1, n_micro_batches=1, compiled=True)
+    engine.reset([0], [0])
+    assert np.isfinite(engine.advance(Hyperparameters.full(1), 1).train_loss).all()
+
+
+def test_observed_examples_are_a_random_sample_of_the_split(moons):
+    engine = Engine(moons, 1, n_micro_batches=1, evaluation_size=5)
+    valid = moons.splits.valid
+    seen = engine._observed[0]
+    assert len(seen.inputs) == 5
+    assert not torch.equal(seen.inputs, valid.inputs[:5])
+    for example, target in zip(*seen, strict=True):
+        place = (valid.inputs == example).all(1).nonzero().item()
+        assert valid.targets[place] == target
+
+
+def test_tied_weights_come_back_as_the_model_takes_them():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+            self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+
+        def forward(self, inputs):
+            return self.b(self.a(inputs).tanh()) * self.scale
+
+    inputs = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    task = TensorTask(
+        "tied", model=Tied, inputs=inputs, targets=inputs.argmax(1), micro_batch_size=12
+    )
+    engine = Engine(task, 2, n_micro_batches=9)
+    engine.reset([0, 1], [1, 2])
+    engine.advance(Hyperparameters.full(2), 9)
+    model = task.make_model()
+    model.load_state_dict(engine.state_dict(1))
+    with torch.no_grad():
+        loss = task.loss(model(task.splits.test.inputs), task.splits.test.targets)
+    assert engine.evaluate_split(task.splits.test).loss[1] == pytest.approx(loss.item(), rel=1e-5)
+
+
 def test_without_a_compiler_the_engine_says_so_and_stays_correct(moons, monkeypatch):
     monkeypatch.setattr("trainpilot.envs.engine.shutil.which", lambda _: None)
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler"):
@@ -161,7 +208,8 @@ def test_without_a_compiler_the_engine_says_so_and_stays_correct(moons, monkeypa
     assert np.isfinite(engine.advance(Hyperparameters.full(1), 1).train_loss).all()
 
 
-def test_batch_norm_keeps_running_statistics_per_row():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batch_norm_keeps_running_statistics_per_row(compiled):
     inputs = torch.randn(100, 3, generator=torch.Generator().manual_seed(0)) * 4 + 2
     task = TensorTask(
         "normed",
@@ -170,7 +218,7 @@ def test_batch_norm_keeps_running_statistics_per_row():
         targets=(inputs[:, 0] > 2).long(),
         micro_batch_size=20,
     )
-    engine = Engine(task, 2, n_micro_batches=3)
+    engine = Engine(task, 2, n_micro_batches=3, compiled=compiled)
     engine.reset([0, 1], [1, 2])
     engine.advance(Hyperparameters.full(2), 3)
     torch.manual_seed(1)
@@ -229,6 +277,8 @@ def test_frozen_parameters_stay_and_are_in_the_state_dict():
         (lambda: nn.GRU(3, 2), "mappable by torch.func.vmap; its first step failed with"),
         (lambda: nn.Linear(5, 2), "must fit together"),
         (nn.Flatten, "must have a trainable parameter"),
+        (lambda: nn.Linear(3, -2), "must fit together .* negative dimension"),
+        (nn.Module, "must have a trainable parameter"),
     ],
 )
 def test_a_task_that_cannot_be_trained_is_refused_at_once(model, message):
@@ -240,11 +290,23 @@ def test_a_task_that_cannot_be_trained_is_refused_at_once(model, message):
         Engine(task, 1, n_micro_batches=1)
 
 
-def test_a_loss_that_is_not_finite_at_the_start_is_refused():
-    split = Split(torch.full((20, 3), torch.inf), torch.zeros(20).long())
+@pytest.mark.parametrize("where", ["train", "valid", "outer_valid"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_loss_that_is_not_finite_at_the_start_is_refused(where, value):
+    splits = {
+        name: Split(torch.full((20, 3), value if name == where else 1.0), torch.zeros(20).long())
+        for name in Splits._fields
+    }
     task = TensorTask(
-        "infinite", model=lambda: nn.Linear(3, 2), splits=Splits(*[split] * 4),
-        micro_batch_size=4,
-    )  # fmt: skip
-    with pytest.raises(TrainpilotError, match="loss of task 'infinite' must be finite and above 0"):
+        "infinite", model=lambda: nn.Linear(3, 2), splits=Splits(**splits), micro_batch_size=4
+    )
+    with pytest.raises(TrainpilotError, match=r"loss of task 'infinite' must be finite .*given"):
         Engine(task, 1, n_micro_batches=1)
+
+
+def test_a_loss_that_is_not_above_zero_at_the_start_is_refused(quadratic):
+    quadratic._objective = quadratic._objective._replace(
+        loss=lambda outputs, targets: -(outputs**2).mean()
+    )
+    with pytest.raises(TrainpilotError, match=r"finite and above 0 .*given: -6.5"):
+        Engine(quadratic, 1, n_micro_batches=1)

@@ -150,6 +150,16 @@ def test_vector_rows_equal_the_single_environment_and_restart_in_place(moons):
     assert (observation[:, 0] == 0).all()  # progress: both rows have started anew
 
 
+def test_vector_seed_is_that_of_the_next_reset(moons):
+    env = InnerTrainingVecEnv([InnerRuns(moons, 2, EnvConfig(decisions=2))], seed=5)
+    first = env.reset()
+    second = env.reset()
+    env.seed(5)
+    np.testing.assert_array_equal(env.reset(), first)
+    np.testing.assert_array_equal(env.reset(), second)
+    assert (first != second).any()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -7,11 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 
 from trainpilot.agents.config import AgentConfig
 from trainpilot.agents.meta_training import (
     CHECKPOINT,
+    IDENTITY,
     _divisor,
+    check_resumable,
     learn,
     make_agent,
     make_groups,
@@ -37,9 +40,9 @@ def configs(total_decisions=240, **changes):
 
 
 def train(tasks, folder, agent_config, env):
-    groups = make_groups(tasks, env, agent_config, folder)
+    groups, _ = make_groups(tasks, env, agent_config, {})
     agent = make_agent(groups, agent_config, seed=0)
-    learn(agent, groups, agent_config, folder, resumed=False)
+    learn(agent, agent_config, folder, resumed=False)
     return groups, agent
 
 
@@ -58,7 +61,7 @@ def test_a_rollout_is_whole_inner_runs_and_decisions_are_rounded_up(moons, tmp_p
     env, config = configs(total_decisions=61)
     _, agent = train([moons], tmp_path, config, env)
     assert agent.num_timesteps == 120  # a rollout is 10 runs of 6 decisions
-    assert agent.policy.features_extractor.count == 60  # the last rollout's come with the next
+    assert agent.policy.features_extractor.count == 120
 
 
 def test_same_seed_same_policy(moons, tmp_path):
@@ -73,13 +76,12 @@ def test_same_seed_same_policy(moons, tmp_path):
 def test_training_goes_on_from_its_checkpoint(moons, tmp_path):
     env, config = configs(total_decisions=120)
     groups, agent = train([moons], tmp_path, config, env)
-    stored = json.loads((tmp_path / CHECKPOINT).with_suffix(".json").read_text())
-    assert stored["decisions"] == agent.num_timesteps == 120
-    resumed = resume_agent(groups, tmp_path / CHECKPOINT, seed=0)
+    assert agent.num_timesteps == 120
+    resumed = resume_agent(groups, tmp_path, seed=0)
     for key, value in agent.policy.state_dict().items():
         assert torch.equal(value, resumed.policy.state_dict()[key])
     config.total_decisions = 240
-    learn(resumed, groups, config, tmp_path, resumed=True)
+    learn(resumed, config, tmp_path, resumed=True)
     assert resumed.num_timesteps == 240
     changed = [
         not torch.equal(value, resumed.policy.state_dict()[key])
@@ -88,57 +90,80 @@ def test_training_goes_on_from_its_checkpoint(moons, tmp_path):
     assert any(changed)
 
 
-def test_ctrl_c_leaves_a_checkpoint(moons, tmp_path, monkeypatch):
-    env, config = configs(total_decisions=600)
-    groups = make_groups([moons], env, config, tmp_path)
+@pytest.mark.parametrize(("cut_at", "kept"), [(20, 180), (7, 60), (3, 0)])
+def test_ctrl_c_keeps_every_whole_rollout(moons, tmp_path, monkeypatch, cut_at, kept):
+    env, config = configs(total_decisions=240)
+    groups, _ = make_groups([moons], env, config, {})
     agent = make_agent(groups, config, seed=0)
     original = groups[0].step
     calls = []
 
     def step(asked):
         calls.append(1)
-        if len(calls) == 20:
+        if len(calls) == cut_at:
             raise KeyboardInterrupt
         return original(asked)
 
     monkeypatch.setattr(groups[0], "step", step)
     with pytest.raises(KeyboardInterrupt):
-        learn(agent, groups, config, tmp_path, resumed=False)
+        learn(agent, config, tmp_path, resumed=False)
     monkeypatch.undo()
-    resumed = resume_agent(groups, tmp_path / CHECKPOINT, seed=0)
-    assert resumed.num_timesteps == 190  # 19 steps of 10 runs
-    learn(resumed, groups, config, tmp_path, resumed=True)
-    assert resumed.num_timesteps >= 600
+    assert (tmp_path / CHECKPOINT).is_file() == (kept > 0)
+    if kept:
+        resumed = resume_agent(groups, tmp_path, seed=0)
+        assert resumed.num_timesteps == kept
+        rates = []
+        train = PPO.train
+        monkeypatch.setattr(PPO, "train", lambda self: (train(self), rates.append(rate(self))))
+        learn(resumed, config, tmp_path, resumed=True)
+        assert resumed.num_timesteps == 240
+        # The rate goes on falling from where it was, and stays above its floor.
+        whole = [1e-3 * (0.1 + 0.9 * (1 - done / 240)) for done in range(60, 241, 60)]
+        assert rates == pytest.approx(whole[kept // 60 :])
 
 
-def test_resuming_with_other_tasks_is_refused(moons, quadratic, tmp_path):
-    env, config = configs(total_decisions=60)
-    train([moons], tmp_path, config, env)
-    others = make_groups([quadratic], env, config, tmp_path / "other")
-    with pytest.raises(TrainpilotError, match=r"needs the tasks .*moons.*; given: .*quadratic"):
-        resume_agent(others, tmp_path / CHECKPOINT, seed=0)
+def rate(agent):
+    return agent.policy.optimizer.param_groups[0]["lr"]
 
 
-def test_resuming_without_a_checkpoint_is_refused(moons, tmp_path):
-    env, config = configs()
-    groups = make_groups([moons], env, config, tmp_path)
+def test_resuming_needs_a_checkpoint_and_the_same_settings(tmp_path):
+    identity = {"agent.hidden": [16], "seed": 0}
     with pytest.raises(TrainpilotError, match="needs a checkpoint in the run's folder"):
-        resume_agent(groups, tmp_path / CHECKPOINT, seed=0)
+        check_resumable(tmp_path, identity)
+    (tmp_path / CHECKPOINT).parent.mkdir()
+    (tmp_path / CHECKPOINT).touch()
+    (tmp_path / IDENTITY).write_text(json.dumps(identity))
+    check_resumable(tmp_path, identity)
+    with pytest.raises(TrainpilotError, match=r"agent.hidden=\[16\]; given: agent.hidden=\[32\]"):
+        check_resumable(tmp_path, identity | {"agent.hidden": [32]})
 
 
-def test_references_are_measured_once(moons, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_refused(moons, tmp_path):
+    env, config = configs(total_decisions=60)
+    groups, _ = train([moons], tmp_path, config, env)
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainpilotError, match=r"needs a whole checkpoint; given: .*damaged"):
+        resume_agent(groups, tmp_path, seed=0)
+
+
+def test_references_that_are_known_are_not_measured_again(moons, monkeypatch):
     env, config = configs()
-    first = make_groups([moons], env, config, tmp_path)[0]._reward.reference
+    groups, levels = make_groups([moons], env, config, {})
     monkeypatch.setattr(
         "trainpilot.agents.meta_training.measure_reference", lambda runs: pytest.fail("swept")
     )
-    assert make_groups([moons], env, config, tmp_path)[0]._reward.reference == first
+    again, same = make_groups([moons], env, config, levels)
+    assert levels == same
+    assert again[0]._reward.reference == groups[0]._reward.reference
 
 
 def test_mini_batches_divide_a_rollout():
     assert _divisor(3600, 720) == 720
     assert _divisor(3600, 700) == 600
     assert _divisor(60, 720) == 60
+    with pytest.raises(TrainpilotError, match="rollout of 7 decisions must have a divisor"):
+        _divisor(7, 6)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +171,7 @@ def test_mini_batches_divide_a_rollout():
     [
         ({"total_decisions": 0}, "agent.total_decisions must be at least 1; given: 0"),
         ({"learning_rate": 0.0}, "agent.learning_rate must be above 0; given: 0.0"),
+        ({"learning_rate": float("inf")}, "agent.learning_rate must be finite; given: inf"),
         ({"gamma": 1.5}, r"agent.gamma must lie in \(0, 1\]; given: 1.5"),
         ({"hidden": [0]}, r"agent.hidden must hold widths of at least 1; given: \[0\]"),
     ],
