@@ -34,7 +34,8 @@ def draw_runs(path: Path, runs: Sequence[Run]) -> None:
         rates = [record["learning_rate"] for record in run.decisions]
         used = [OPTIMIZER_NAMES.index(record["optimizer"]) for record in run.decisions]
         rate.step(starts, rates, where="post", **style)
-        offset = 0.6 * (number / max(len(runs) - 1, 1) - 0.5)
+        # Controllers that use the same optimizer stand side by side, not over each other.
+        offset = 0.6 * ((number + 0.5) / len(runs) - 0.5)
         optimizer.step(starts, [index + offset for index in used], where="post", **style)
     loss.set_yscale("log")
     rate.set_yscale("log")
