@@ -46,7 +46,7 @@ def draw_runs(path: Path, runs: Sequence[Run]) -> None:
     optimizer.set_ylim(-0.5, len(OPTIMIZER_NAMES) - 0.5)
     optimizer.set_xlabel("samples")
     loss.set_title(f"{runs[0].task}, seed {runs[0].seed}")
-    loss.legend(ncols=2)
+    loss.legend(loc="upper right", ncols=2)
     for axis in (loss, rate, optimizer):
         axis.grid(alpha=0.3)
     with atomic_path(path) as temporary:
