@@ -11,7 +11,7 @@ EVALUATE ?=
 OUT := outputs/run
 
 help:
-	@echo "make run     install, meta-train a small policy, deploy it, evaluate it (6 minutes)"
+	@echo "make run     install, meta-train a small policy, deploy it, evaluate it (5 minutes)"
 	@echo "make test    install, run the tests"
 	@echo "make check   format, lint and types, as CI runs them"
 	@echo "make format  format the code"

@@ -25,9 +25,6 @@ def deploy(config: DeployConfig) -> None:
     controllers = make_controllers(config.controller)
     require(len(controllers) == 1, "deploy takes one controller", ", ".join(controllers))
     task = make_task(config.task)
-    # An earlier deployment's result must not stand beside this one's decisions.
-    for name in ("model.safetensors", "deployment.json"):
-        (folder / name).unlink(missing_ok=True)
     done = 0
     with ProgressBar(f"training {task.name}", config.env.decisions) as progress:
 
@@ -38,6 +35,9 @@ def deploy(config: DeployConfig) -> None:
 
         rollout = roll_out(task, controllers, [config.seed], config.env, advance)
     run = rollout.runs[0]
+    # An earlier deployment's result must not stand beside this one's decisions.
+    for name in ("model.safetensors", "deployment.json"):
+        (folder / name).unlink(missing_ok=True)
     write_decisions(folder / "decisions.parquet", [run])
     draw_runs(folder / "run.png", [run])
     if run.diverged:

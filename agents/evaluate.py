@@ -27,14 +27,22 @@ def evaluate(config: EvaluateConfig) -> None:
     folder = output_folder()
     require(config.n_seeds >= 1, "n_seeds must be at least 1", config.n_seeds)
     check_seed(config.seed)
-    check_seed(config.seed + config.n_seeds - 1)
+    require(
+        config.seed + config.n_seeds <= 2**32,
+        f"seed + n_seeds must be at most {2**32}",
+        config.seed + config.n_seeds,
+    )
     config.env.validate()
     controllers = make_controllers(config.controller)
     default = Constant("adam", 1e-3)
     # An `adam` with other settings is a rival like any other: the reference stays what it is.
     same = controllers.get("adam") == default
     reference = "adam" if same or "adam" not in controllers else "adam_default"
-    controllers.setdefault(reference, default)
+    require(
+        controllers.setdefault(reference, default) == default,
+        f"the name '{reference}' is that of the reference, Adam at 1e-3",
+        "another controller of that name",
+    )
     tasks = make_tasks(config.suite.tasks) if config.task is None else [make_task(config.task)]
     seeds = range(config.seed, config.seed + config.n_seeds)
     runs: list[Run] = []

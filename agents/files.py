@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trainpilot.inner_tasks.errors import TrainpilotError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -38,6 +40,18 @@ def write_json(path: Path, data: Any) -> None:
     """Write data as JSON, atomically. Numbers that are not finite become null."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        TrainpilotError: if the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise TrainpilotError(f"a whole JSON file is needed; given: {path}, damaged") from error
 
 
 def _finite(data: Any) -> Any:

@@ -49,10 +49,15 @@ def one_sentence(error: BaseException) -> str:
 
 
 def _missing_option(error: MissingConfigException) -> str:
-    group, _, option = str(error.missing_cfg_file).partition("/")
+    # Our groups are one level deep, Hydra's own ("hydra/launcher") are two.
+    name = str(error.missing_cfg_file).removesuffix(".yaml")
+    split = name.rpartition if name.startswith("hydra/") else name.partition
+    group, slash, option = split("/")
+    if not slash:
+        return f"unknown configuration '{name}'; allowed: deploy, evaluate, train"
     # Hydra names the options of a single choice, but not those of a list.
     options = error.options or option_names(group)
-    return f"unknown {group or 'configuration'} '{option}'; allowed: {', '.join(options)}"
+    return f"unknown {group} '{option}'; allowed: {', '.join(options)}"
 
 
 def _unknown_setting(error: ConfigAttributeError | ConfigKeyError) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from stable_baselines3 import PPO
@@ -15,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from trainpilot.agents.config import AgentConfig
-from trainpilot.agents.files import atomic_path
+from trainpilot.agents.files import atomic_path, read_json
 from trainpilot.agents.policy import ObservationNormaliser, policy_kwargs
 from trainpilot.agents.progress import ProgressBar
 from trainpilot.envs.config import EnvConfig
@@ -115,7 +113,7 @@ def check_resumable(folder: Path, identity: dict[str, Any]) -> None:
             "resume=true needs a checkpoint in the run's folder (hydra.run.dir); given: "
             f"{folder / CHECKPOINT}, where there is none"
         )
-    began_with = json.loads((folder / IDENTITY).read_text())
+    began_with = read_json(folder / IDENTITY)
     for name in sorted(began_with.keys() | identity.keys()):
         before, now = began_with.get(name), identity.get(name)
         if before != now:
@@ -135,9 +133,10 @@ def resume_agent(groups: list[InnerRuns], folder: Path, seed: int) -> PPO:
     """
     try:
         agent = PPO.load(folder / CHECKPOINT, device="cpu")
-    except (AssertionError, BadZipFile, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever unpickling a faulty file raises
         raise TrainpilotError(
-            f"resume=true needs a whole checkpoint; given: {folder / CHECKPOINT}, which is damaged"
+            "resume=true needs a whole checkpoint of the same versions; given: "
+            f"{folder / CHECKPOINT}, which is damaged or of others"
         ) from error
     # The runs to come must not repeat the runs that were: the seed moves on with the decisions.
     moved = np.random.SeedSequence([seed, agent.num_timesteps]).generate_state(1)[0]
@@ -202,7 +201,7 @@ class MetaTraining(BaseCallback):
         self._diverged.clear()
 
     def close(self) -> None:
-        """Write the last checkpoint; a rollout that was cut off is not counted as learned."""
+        """Write the last checkpoint; a rollout that was not collected whole is not counted."""
         self._update_normaliser()
         model = self.model
         if isinstance(model, PPO):

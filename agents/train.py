@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import shutil
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from trainpilot.agents.config import TrainConfig, check_seed
-from trainpilot.agents.files import write_json
+from trainpilot.agents.files import read_json, write_json
 from trainpilot.agents.hydra_app import output_folder, run_app, say, typed
 from trainpilot.agents.meta_training import (
     CHECKPOINT,
@@ -39,7 +38,7 @@ def train(config: TrainConfig) -> None:
     known: dict[str, float] = {}
     if config.resume:
         check_resumable(folder, identity)
-        known = json.loads(references.read_text()) if references.is_file() else {}
+        known = read_json(references) if references.is_file() else {}
     groups, levels = make_groups(make_tasks(config.suite.tasks), config.env, config.agent, known)
     if config.resume:
         agent = resume_agent(groups, folder, config.seed)
@@ -98,19 +97,14 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _set_aside(folder: Path) -> None:
-    """Move what an earlier training left in this folder to `previous/`: nothing is lost."""
-    left = [
-        path
-        for path in (
-            folder / name
-            for name in ("checkpoints", "tensorboard", "references.json", "policy.safetensors")
-        )
-        if path.exists()
-    ]
+    """Move what an earlier training left in this folder to `previous-N`: nothing is lost."""
+    names = ("checkpoints", "tensorboard", "references.json", "policy.safetensors")
+    left = [folder / name for name in names if (folder / name).exists()]
     if not left:
         return
-    previous = folder / "previous"
-    shutil.rmtree(previous, ignore_errors=True)
+    previous = next(
+        path for number in count(1) if not (path := folder / f"previous-{number}").exists()
+    )
     previous.mkdir()
     for path in left:
         path.rename(previous / path.name)

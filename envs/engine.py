@@ -68,7 +68,7 @@ class Engine:
 
     Raises:
         TrainpilotError: if a number is out of range, the task cannot be trained, or its
-            loss is not finite at the initial weights.
+            loss is not finite and above 0 at the initial weights.
     """
 
     def __init__(
@@ -277,14 +277,16 @@ class Engine:
             require(
                 bool(np.isfinite(loss)) and loss > 0,
                 f"the loss of task '{self.task.name}' must be finite and above 0 at the initial "
-                f"weights, on {where} too",
+                f"weights on {where}",
                 loss,
             )
 
     def _first_step(self) -> _StepOutput:
         """A step whose result is thrown away; a reset must follow, for the buffers."""
-        zero = torch.zeros(self.n_runs, 1)
-        given = _StepInput(self._order[:, 0], zero, zero, zero, zero.to(torch.int64))
+        # Tensors like those of `advance`, in strides and aliases, or it would compile again.
+        rate, decay, momentum = (torch.zeros(self.n_runs, 1) for _ in range(3))
+        optimizer = torch.zeros(self.n_runs, 1, dtype=torch.int64)
+        given = _StepInput(self._order[:, 0].contiguous(), rate, decay, momentum, optimizer)
         with torch.no_grad(), self._seeded():
             return self._step(self._parameters, self._buffers, self._moments, self._steps, given)
 
@@ -326,7 +328,7 @@ def _refusing(task: InnerTask) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainpilotError(
             f"the model, loss and data of task '{task.name}' must fit together and be mappable "
-            f"by torch.func.vmap; its first step failed with: {reason}"
+            f"by torch.func.vmap; it failed with: {reason}"
         ) from error
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from trainpilot.inner_tasks.building import build
-from trainpilot.inner_tasks.errors import require, unknown
+from trainpilot.inner_tasks.errors import TrainpilotError, require, unknown
 from trainpilot.inner_tasks.protocol import InnerTask
 
 #: The option for a user's own task: it has no `_target_` until the user gives one.
@@ -55,9 +56,17 @@ def make_tasks(configs: Mapping[str, Any]) -> list[InnerTask]:
     require(len(configs) > 0, "a suite must hold at least one task", "none")
     tasks = []
     for name, config in configs.items():
-        task = make_task(config, name)
-        # Two variants of a task differ by the suite's name for them.
-        task.name = name
+        # A copy, should the callable give the same object twice.
+        task = copy.copy(make_task(config, name))
+        if task.name != name:
+            # Two variants of a task differ by the suite's name for them.
+            try:
+                task.name = name
+            except AttributeError as error:
+                raise TrainpilotError(
+                    f"the name of task '{name}' must be one that can be set, or be that which "
+                    f"the suite gives it; given: '{task.name}'"
+                ) from error
         tasks.append(task)
     return tasks
 

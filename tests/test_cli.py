@@ -191,7 +191,7 @@ def test_a_new_training_sets_the_old_one_aside(run, tmp_path):
     assert run("train", *TINY, "hydra.run.dir=out", "agent.batch_size=0").code == 2
     assert (tmp_path / "out" / "policy.safetensors").read_bytes() == old
     assert run("train", *TINY, "hydra.run.dir=out", "seed=1").code == 0
-    assert (tmp_path / "out" / "previous" / "policy.safetensors").read_bytes() == old
+    assert (tmp_path / "out" / "previous-1" / "policy.safetensors").read_bytes() == old
     assert (tmp_path / "out" / "policy.safetensors").read_bytes() != old
 
 
@@ -261,6 +261,9 @@ MISTAKES = [
     (["evaluate", "seed=99999999999999999999"], "seed must lie between 0 and 4294967295"),
     (["deploy", "task.hidden=[-5]"], "task 'digits_mlp' must fit together.*negative dimension"),
     (["train", "env.start.learning_rate_high=inf"], "learning_rate_high must be finite"),
+    (["train", "--config-name", "foo"], "unknown configuration 'foo'; allowed: deploy, evaluate"),
+    (["train", "hydra/launcher=foo"], "unknown hydra/launcher 'foo'; allowed: basic"),
+    (["evaluate", "seed=4294967295"], "seed . n_seeds must be at most 4294967296"),
     (["deploy", "policy=."], "must be 'default' or the path of a policy.safetensors; given: "),
     (["evaluate", "controller=[foo/bar]"], "unknown controller 'foo/bar'; allowed: adam"),
     (["train", "nonsense"], "a setting must read NAME=VALUE.*given: nonsense"),

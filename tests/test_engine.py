@@ -153,6 +153,28 @@ def test_compiled_equals_eager(moons):
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
 
 
+def test_a_step_is_compiled_once(moons, monkeypatch):
+    graphs = []
+    compile_step = torch.compile
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(
+        "trainpilot.envs.engine.torch.compile",
+        lambda step, dynamic: compile_step(step, dynamic=dynamic, backend=count),
+    )
+    engine = Engine(moons, 3, n_micro_batches=20, compiled=True)
+    assert len(graphs) == 1  # at the start, where a failure can still be met
+    for _ in range(2):
+        engine.reset(range(3), range(3))
+        engine.advance(Hyperparameters.full(3), 10)
+        engine.evaluate()
+        engine.advance(Hyperparameters.full(3, optimizer="sgd", learning_rate=0.1), 10)
+    assert len(graphs) == 1
+
+
 def test_when_compiling_fails_the_engine_says_so_and_stays_correct(moons, monkeypatch):
     def fail(*arguments, **keywords):
         raise torch._dynamo.exc.TorchDynamoException("no luck")
@@ -274,7 +296,7 @@ def test_frozen_parameters_stay_and_are_in_the_state_dict():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: nn.GRU(3, 2), "mappable by torch.func.vmap; its first step failed with"),
+        (lambda: nn.GRU(3, 2), "mappable by torch.func.vmap; it failed with"),
         (lambda: nn.Linear(5, 2), "must fit together"),
         (nn.Flatten, "must have a trainable parameter"),
         (lambda: nn.Linear(3, -2), "must fit together .* negative dimension"),

@@ -18,7 +18,7 @@ from trainpilot.inner_tasks import (
     check_inner_task,
     split_tensors,
 )
-from trainpilot.inner_tasks.catalogue import load_task, make_task, task_names
+from trainpilot.inner_tasks.catalogue import load_task, make_task, make_tasks, task_names
 from trainpilot.inner_tasks.text import ALPHABET, MODULES, docstrings_mlp
 
 SUITES = ("meta_train", "meta_valid", "meta_test")
@@ -149,3 +149,27 @@ def test_a_faulty_configuration_is_one_sentence(config, message):
 def test_unknown_task_lists_what_there_is():
     with pytest.raises(TrainpilotError, match=r"unknown task 'mnist'; allowed: .*digits_mlp"):
         load_task("mnist")
+
+
+def test_a_suite_names_its_tasks_even_if_they_are_one_object(monkeypatch):
+    shared = _task()
+    monkeypatch.setattr("trainpilot.inner_tasks.catalogue.make_task", lambda config, name: shared)
+    assert [task.name for task in make_tasks({"one": {}, "two": {}})] == ["one", "two"]
+
+
+def test_a_task_whose_name_cannot_be_set_is_refused(monkeypatch):
+    class Fixed(TensorTask):
+        name = property(lambda self: "fixed", lambda self, value: self._refuse(value))
+
+        def _refuse(self, value):
+            if value != "fixed":
+                raise AttributeError
+
+    split = Split(torch.ones(20, 2), torch.zeros(20).long())
+    fixed = Fixed(
+        "fixed", model=lambda: nn.Linear(2, 2), splits=Splits(*[split] * 4), micro_batch_size=4
+    )
+    monkeypatch.setattr("trainpilot.inner_tasks.catalogue.make_task", lambda config, name: fixed)
+    assert make_tasks({"fixed": {}})[0].name == "fixed"
+    with pytest.raises(TrainpilotError, match=r"name of task 'other' .*; given: 'fixed'"):
+        make_tasks({"other": {}})
