@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainpilot.envs.config import ActionConfig, BoundsConfig
+from trainpilot.envs.config import FACTOR_HEADS, ActionConfig, BoundsConfig
 from trainpilot.envs.hyperparameters import (
     HYPERPARAMETER_NAMES,
     FloatArray,
@@ -19,6 +19,8 @@ from trainpilot.inner_tasks.errors import TrainpilotError
 
 #: What a weight decay of 0 becomes when it is raised.
 SMALLEST_WEIGHT_DECAY = 1e-4
+#: What no gradient clip becomes when it is lowered.
+LARGEST_GRADIENT_CLIP = 10.0
 
 _SCALES = np.array(LEARNING_RATE_SCALES)
 
@@ -51,14 +53,11 @@ class ActionSpec:
     """
 
     def __init__(self, config: ActionConfig) -> None:
-        offered: list[list[Any]] = [
-            config.learning_rate,
-            config.weight_decay,
-            config.momentum,
-            config.optimizers,
-        ]
-        named = zip(HYPERPARAMETER_NAMES, offered, strict=True)
-        self.heads = tuple(Head(name, tuple(choices)) for name, choices in named if choices)
+        offered: dict[str, list[Any]] = {name: getattr(config, name) for name in FACTOR_HEADS}
+        offered["optimizer"] = config.optimizers
+        self.heads = tuple(
+            Head(name, tuple(offered[name])) for name in HYPERPARAMETER_NAMES if offered[name]
+        )
 
     @property
     def n_choices(self) -> list[int]:
@@ -97,8 +96,15 @@ class ActionSpec:
                 decay = np.where(after.weight_decay == 0, 1.0, after.weight_decay) * raised
                 untouched = (after.weight_decay == 0) & (factor <= 1)
                 after = replace(after, weight_decay=np.where(untouched, 0.0, decay))
-            else:
+            elif head.name == "momentum":
                 after = replace(after, momentum=1 - (1 - after.momentum) * factor)
+            elif head.name == "gradient_clip":
+                lowered = np.isinf(after.gradient_clip) & (factor < 1)
+                clip = np.where(lowered, LARGEST_GRADIENT_CLIP, after.gradient_clip * factor)
+                after = replace(after, gradient_clip=clip)
+            else:
+                size = np.maximum(np.rint(after.batch_size * factor), 1)
+                after = replace(after, batch_size=size.astype(np.int64))
         return after
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -120,9 +126,7 @@ class ActionSpec:
                 )
         spec = cls(
             ActionConfig(
-                learning_rate=given.get("learning_rate", []),
-                weight_decay=given.get("weight_decay", []),
-                momentum=given.get("momentum", []),
+                **{name: given.get(name, []) for name in FACTOR_HEADS},
                 optimizers=given.get("optimizer", []),
             )
         )
@@ -147,4 +151,6 @@ def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparame
         ),
         weight_decay=np.clip(hyperparameters.weight_decay, 0, bounds.weight_decay_high),
         momentum=np.clip(hyperparameters.momentum, 0, bounds.momentum_high),
+        gradient_clip=np.maximum(hyperparameters.gradient_clip, bounds.gradient_clip_low),
+        batch_size=np.clip(hyperparameters.batch_size, 1, bounds.batch_size_high),
     )

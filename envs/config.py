@@ -6,8 +6,11 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES, optimizer_index
+from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.inner_tasks.errors import require
+
+#: Hyperparameters that a policy changes by factors.
+FACTOR_HEADS = ("learning_rate", "weight_decay", "momentum", "gradient_clip", "batch_size")
 
 
 @dataclass
@@ -20,7 +23,9 @@ class StartConfig:
             Adam's learning rate (an optimizer's own is this times its scale); > 0.
         learning_rate_high: to here; at least `learning_rate_low`.
         weight_decay: decoupled weight decay, >= 0.
-        momentum: SGD's momentum and Adam's beta1, in [0, 1).
+        momentum: SGD's momentum, beta1 of Adam and Lion, in [0, 1).
+        gradient_clip: largest norm of the gradient, > 0; null for none.
+        batch_size: micro-batches in an update, at least 1.
     """
 
     optimizers: list[str] = field(default_factory=lambda: ["adam"])
@@ -28,6 +33,8 @@ class StartConfig:
     learning_rate_high: float = 1e-3
     weight_decay: float = 0.0
     momentum: float = 0.9
+    gradient_clip: float | None = None
+    batch_size: int = 1
 
 
 @dataclass
@@ -38,13 +45,17 @@ class ActionConfig:
         learning_rate: factors of the learning rate, each > 0.
         weight_decay: factors of the weight decay, each > 0.
         momentum: factors of one minus the momentum, each > 0.
+        gradient_clip: factors of the largest gradient norm, each > 0.
+        batch_size: factors of the batch size, each > 0.
         optimizers: names to choose among.
     """
 
     learning_rate: list[float] = field(default_factory=lambda: [0.35, 0.7, 1.0, 1.4, 2.8])
     weight_decay: list[float] = field(default_factory=list)
     momentum: list[float] = field(default_factory=list)
-    optimizers: list[str] = field(default_factory=lambda: list(OPTIMIZER_NAMES))
+    gradient_clip: list[float] = field(default_factory=list)
+    batch_size: list[float] = field(default_factory=list)
+    optimizers: list[str] = field(default_factory=lambda: ["sgd", "adam", "rmsprop"])
 
 
 @dataclass
@@ -56,12 +67,17 @@ class BoundsConfig:
         learning_rate_high: likewise.
         weight_decay_high: the low bound is 0.
         momentum_high: the low bound is 0; < 1.
+        gradient_clip_low: > 0; there is no high bound.
+        batch_size_high: in micro-batches, at least 1; the low bound is 1. Above 1, each
+            inner step costs a little more.
     """
 
     learning_rate_low: float = 1e-7
     learning_rate_high: float = 1.0
     weight_decay_high: float = 1.0
     momentum_high: float = 0.999
+    gradient_clip_low: float = 1e-4
+    batch_size_high: int = 1
 
 
 @dataclass
@@ -104,6 +120,8 @@ class EnvConfig:
         compiled: compile the inner step: some ten seconds at the start of each task, then
             several times faster. None: meta-training compiles when it is long enough to pay,
             nothing else does.
+        mixed_precision: run inner models in bfloat16 where `torch.autocast` holds that safe.
+        device: where inner runs live, "cpu" or "cuda".
         start: how a run starts.
         actions: what a learned policy controls.
         bounds: hard ranges.
@@ -115,6 +133,8 @@ class EnvConfig:
     micro_batches_per_decision: int = 10
     evaluation_size: int = 128
     compiled: bool | None = None
+    mixed_precision: bool = False
+    device: str = "cpu"
     start: StartConfig = field(default_factory=StartConfig)
     actions: ActionConfig = field(default_factory=ActionConfig)
     bounds: BoundsConfig = field(default_factory=BoundsConfig)
@@ -152,6 +172,16 @@ class EnvConfig:
             0 <= bounds.momentum_high < 1,
             "env.bounds.momentum_high must lie in [0, 1)",
             bounds.momentum_high,
+        )
+        require(
+            bounds.gradient_clip_low > 0,
+            "env.bounds.gradient_clip_low must be above 0",
+            bounds.gradient_clip_low,
+        )
+        require(
+            bounds.batch_size_high >= 1,
+            "env.bounds.batch_size_high must be at least 1",
+            bounds.batch_size_high,
         )
         for name in ("area_weight", "switch_cost"):
             weight = getattr(self.reward, name)
@@ -193,10 +223,13 @@ def _validate_start(start: StartConfig) -> None:
         start.weight_decay >= 0, "env.start.weight_decay must be at least 0", start.weight_decay
     )
     require(0 <= start.momentum < 1, "env.start.momentum must lie in [0, 1)", start.momentum)
+    clip = start.gradient_clip
+    require(clip is None or clip > 0, "env.start.gradient_clip must be above 0, or null", clip)
+    require(start.batch_size >= 1, "env.start.batch_size must be at least 1", start.batch_size)
 
 
 def _validate_actions(actions: ActionConfig) -> None:
-    for name in ("learning_rate", "weight_decay", "momentum"):
+    for name in FACTOR_HEADS:
         factors = list(getattr(actions, name))
         require(
             all(factor > 0 for factor in factors),
@@ -206,7 +239,7 @@ def _validate_actions(actions: ActionConfig) -> None:
     for name in actions.optimizers:
         optimizer_index(name)
     require(
-        any((actions.learning_rate, actions.weight_decay, actions.momentum, actions.optimizers)),
+        any(getattr(actions, name) for name in (*FACTOR_HEADS, "optimizers")),
         "env.actions must leave at least one hyperparameter to control",
         "none",
     )

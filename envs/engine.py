@@ -1,57 +1,36 @@
 """The engine: advances many inner runs of one task at once.
 
-All runs' parameters are one tensor `(n_runs, n_params)`, and so is every moment. An inner step
-(forward, backward, update, signals) is one function over all runs, mapped with `torch.func` and,
-where a C++ compiler is found, compiled.
+All runs' parameters are one tensor `(n_runs, width)`, and so is every moment. An inner step
+(forward, backward, update, signals) is mapped over runs with `torch.func`, compiled where that
+is wanted and possible, and worked off tile by tile: a tile's rows make all steps of a decision
+before the next tile's turn, so that what they need stays near.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
-from torch.func import grad_and_value, vmap
+from torch import Tensor
 
+from trainpilot.envs.compiling import TensorFunction, compile_function, missing_compiler
 from trainpilot.envs.data_order import data_order
+from trainpilot.envs.evaluating import Evaluator
 from trainpilot.envs.flat_model import Buffers, FlatModel
-from trainpilot.envs.hyperparameters import Hyperparameters
-from trainpilot.envs.optimizers import MOMENT_NAMES, Moments, UpdateContext, update
-from trainpilot.envs.signals import Evaluation, Signals, step_signals
+from trainpilot.envs.hyperparameters import Hyperparameters, IntArray
+from trainpilot.envs.inner_step import InnerStep
+from trainpilot.envs.optimizers import MOMENT_NAMES, Moments
+from trainpilot.envs.schedule import Schedule, step_keys
+from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
 from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.protocol import InnerTask, Split
+from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_size
 
-# Each engine compiles its own step; beyond the limit torch would silently run the rest eagerly.
-torch._dynamo.config.recompile_limit = 256
-
-
-class _StepInput(NamedTuple):
-    """What a step reads and does not change; `(n_runs, 1)` but for the indices."""
-
-    indices: Tensor
-    learning_rate: Tensor
-    weight_decay: Tensor
-    momentum: Tensor
-    optimizer: Tensor
-
-
-class _StepOutput(NamedTuple):
-    """The state after a step, and its signals `(n_runs, n_signals)`."""
-
-    parameters: Tensor
-    moments: Moments
-    steps: Tensor
-    signals: Tensor
-
-
-_Step = Callable[[Tensor, Buffers, Moments, Tensor, _StepInput], _StepOutput]
+#: Rows in a tile, at most. More no longer spreads a call's fixed cost noticeably thinner, and
+#: fewer fit the caches no better, since a tile's state is streamed through them anyway.
+TILE = 16
 
 
 class Engine:
@@ -60,15 +39,23 @@ class Engine:
     Args:
         task: the inner task.
         n_runs: how many runs, at least 1.
-        n_micro_batches: the inner budget of a run, in micro-batches, at least 1.
+        n_micro_batches: the longest inner budget of a run, in micro-batches, at least 1.
         evaluation_size: most examples of `valid` and of `outer_valid` that an evaluation
             uses, always the same ones (default: 128).
-        compiled: compile the inner step. Without a C++ compiler the engine warns and runs
+        max_batch_size: most micro-batches that an update's gradient is the mean of, at
+            least 1; above 1, each step costs a little more (default: 1).
+        compiled: compile the inner step. Where that fails the engine warns and runs
             eagerly; the results of the two agree up to rounding (default: False).
+        mixed_precision: run the model in bfloat16 where `torch.autocast` holds that safe
+            (default: False).
+        device: where the runs live (default: "cpu").
 
     Raises:
         TrainpilotError: if a number is out of range, the task cannot be trained, or its
             loss is not finite and above 0 at the initial weights.
+
+    Attributes:
+        report: how the runs are trained, and why so: one sentence.
     """
 
     def __init__(
@@ -78,201 +65,266 @@ class Engine:
         *,
         n_micro_batches: int,
         evaluation_size: int = 128,
+        max_batch_size: int = 1,
         compiled: bool = False,
+        mixed_precision: bool = False,
+        device: str = "cpu",
     ) -> None:
         require(n_runs >= 1, "n_runs must be at least 1", n_runs)
         require(n_micro_batches >= 1, "n_micro_batches must be at least 1", n_micro_batches)
         require(evaluation_size >= 1, "evaluation_size must be at least 1", evaluation_size)
+        require(max_batch_size >= 1, "max_batch_size must be at least 1", max_batch_size)
+        check_micro_batch_size(task.name, task.micro_batch_size, len(task.splits.train.inputs))
         self.task = task
         self.n_runs = n_runs
         self.n_micro_batches = n_micro_batches
-        n_train = len(task.splits.train.inputs)
-        require(
-            1 <= task.micro_batch_size <= n_train,
-            f"micro_batch_size of task '{task.name}' must lie between 1 and {n_train}, "
-            "its training examples",
-            task.micro_batch_size,
-        )
-        self._observed = [
-            _sample(split, evaluation_size)
-            for split in (task.splits.valid, task.splits.outer_valid)
-        ]
+        self._device = _device(device)
+        self._max_batch_size = max_batch_size
+        # A graphics processor wants all rows at once, a core as many as stay near it.
+        n_tiles = -(-n_runs // TILE) if self._device.type == "cpu" else 1
+        self._tile = -(-n_runs // n_tiles)
+        self._n_rows = n_tiles * self._tile
+        self._train = _on(task.splits.train, self._device)
         with _refusing(task):
-            self._model = FlatModel(task)
+            self._model = FlatModel(task, mixed_precision=mixed_precision)
             self._allocate()
-        # Dropout draws from torch's global generator, which a step then seeds for itself.
-        self._draws = any(
-            isinstance(module, nn.modules.dropout._DropoutNd)
-            for module in self._model.new_model(0).modules()
-        )
-        self._step = self._make_step()
-        self._probe()
-        if compiled:
-            self._compile()
+            self._evaluator = Evaluator(
+                task, self._model, list(self._buffers), evaluation_size, self._device
+            )
+        self._start(compiled)
 
     def _allocate(self) -> None:
-        n_runs, n_params = self.n_runs, self._model.n_params
-        self._parameters = torch.zeros(n_runs, n_params)
-        self._moments: Moments = {name: torch.zeros(n_runs, n_params) for name in MOMENT_NAMES}
+        def zeros() -> Tensor:
+            return torch.zeros(
+                self._n_rows, self._model.width, dtype=self._model.dtype, device=self._device
+            )
+
+        self._parameters = zeros()
+        self._moments: Moments = {name: zeros() for name in MOMENT_NAMES}
+        self._accumulated = [zeros()] if self._max_batch_size > 1 else []
+        _, buffers = self._model.initial_states([0])
         self._buffers: Buffers = {
-            name: value.repeat(n_runs, *[1] * value.ndim)
-            for name, value in self._model.initial_state(0)[1].items()
+            name: value.repeat(self._n_rows, *[1] * (value.ndim - 1)).to(self._device)
+            for name, value in buffers.items()
         }
-        self._steps = torch.zeros(n_runs, 1)
+        # Two numbers a row and example would be more than a small model's parameters.
         self._order = torch.zeros(
-            (n_runs, self.n_micro_batches, self.task.micro_batch_size), dtype=torch.int64
+            (self._n_rows, self.n_micro_batches, self.task.micro_batch_size), dtype=torch.int32
         )
-        self._seeds = np.zeros(n_runs, dtype=np.int64)
-        self._position = np.zeros(n_runs, dtype=np.int64)
+        self._seeds = np.zeros(self.n_runs, dtype=np.int64)
+        self._budgets = np.full(self.n_runs, self.n_micro_batches)
+        self._position = np.zeros(self.n_runs, dtype=np.int64)
+        self._schedule = Schedule(self.n_runs)
+        self._mean_square = np.zeros(self.n_runs)
 
     @property
-    def position(self) -> np.ndarray:
+    def position(self) -> IntArray:
         """Micro-batches that each run has processed, `(n_runs,)`."""
         return self._position.copy()
 
-    def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+    @property
+    def budgets(self) -> IntArray:
+        """Micro-batches that each run may process, `(n_runs,)`."""
+        return self._budgets.copy()
+
+    def reset(
+        self, rows: Sequence[int], seeds: Sequence[int], budgets: Sequence[int] | None = None
+    ) -> None:
         """Start runs anew in the given rows; the others are left as they are.
 
         Args:
             rows: which rows.
-            seeds: a seed for each of these rows; it fixes the run's initial weights and its
-                data order.
+            seeds: a seed for each of these rows; it fixes the run's initial weights, its
+                data order and its dropout.
+            budgets: micro-batches of each of these rows (default: `n_micro_batches`).
         """
+        rows = list(rows)
+        if not rows:
+            return
+        parameters, buffers = self._model.initial_states(seeds)
+        self._parameters[rows] = parameters.to(self._device)
+        for name, value in buffers.items():
+            self._buffers[name][rows] = value.to(self._device)
+        for moment in self._moments.values():
+            moment[rows] = 0
         for row, seed in zip(rows, seeds, strict=True):
-            parameters, buffers = self._model.initial_state(seed)
-            self._parameters[row] = parameters
-            for name, value in buffers.items():
-                self._buffers[name][row] = value
             self._order[row] = data_order(
-                seed,
-                len(self.task.splits.train.inputs),
-                self.n_micro_batches,
-                self.task.micro_batch_size,
+                seed, len(self._train.inputs), self.n_micro_batches, self.task.micro_batch_size
             )
-            for moment in self._moments.values():
-                moment[row] = 0
-            self._steps[row] = 0
-            self._seeds[row] = seed
-            self._position[row] = 0
+        self._seeds[rows] = seeds
+        self._budgets[rows] = self.n_micro_batches if budgets is None else budgets
+        self._position[rows] = 0
+        self._schedule.reset(rows)
+        self._mean_square[rows] = 0
 
     def advance(self, hyperparameters: Hyperparameters, n_micro_batches: int) -> Signals:
-        """Train every run on its next micro-batches, one update for each.
+        """Train every run on its next micro-batches.
 
         Args:
             hyperparameters: of every run, `(n_runs,)` each.
             n_micro_batches: how many; no run may pass its budget.
 
         Returns:
-            The signals of these steps, `(n_runs, n_micro_batches)` each.
+            The signals of these micro-batches, `(n_runs, n_micro_batches)` each.
 
         Raises:
-            TrainpilotError: if a run would pass its budget.
+            TrainpilotError: if a run would pass its budget, or asks for a larger batch than
+                `max_batch_size`.
         """
-        remaining = int(self.n_micro_batches - self._position.max())
+        remaining = int((self._budgets - self._position).min())
         require(
             1 <= n_micro_batches <= remaining,
             f"the runs can train on 1 to {remaining} more micro-batches",
             n_micro_batches,
         )
-
-        def column(values: np.ndarray) -> Tensor:
-            return torch.as_tensor(values, dtype=torch.float32).unsqueeze(1)
-
-        learning_rate = column(hyperparameters.learning_rate)
-        weight_decay = column(hyperparameters.weight_decay)
-        momentum = column(hyperparameters.momentum)
-        optimizer = torch.as_tensor(hyperparameters.optimizer).unsqueeze(1)
-        rows = torch.arange(self.n_runs)
-        signals = []
-        with torch.no_grad(), self._seeded():
-            for _ in range(n_micro_batches):
-                indices = self._order[rows, torch.from_numpy(self._position)]
-                given = _StepInput(indices, learning_rate, weight_decay, momentum, optimizer)
-                after = self._step(
-                    self._parameters, self._buffers, self._moments, self._steps, given
+        largest = int(hyperparameters.batch_size.max())
+        require(
+            largest <= self._max_batch_size,
+            f"batch_size must be at most max_batch_size, {self._max_batch_size}",
+            largest,
+        )
+        plan = self._schedule.plan(hyperparameters, n_micro_batches)
+        keys = step_keys(self._seeds, self._position, n_micro_batches)
+        # Rows that only fill up the last tile train on the first row's data with rate 0.
+        padding = [(0, self._n_rows - self.n_runs), (0, 0)]
+        places = np.pad(self._position[:, None] + np.arange(n_micro_batches), padding)
+        indices = self._order[np.arange(self._n_rows)[:, None], places].long()
+        gradient_scalars = np.pad(plan.gradient, [*padding, (0, 0)])
+        update_scalars = np.pad(plan.update, [*padding, (0, 0)])
+        sums = torch.empty(
+            len(StepSums._fields), self._n_rows, n_micro_batches, dtype=self._model.dtype
+        ).to(self._device)
+        with torch.no_grad():
+            for first in range(0, self._n_rows, self._tile):
+                rows = slice(first, first + self._tile)
+                self._advance_tile(
+                    rows,
+                    self._steps_first(indices[rows]),
+                    self._steps_first(torch.from_numpy(gradient_scalars[rows])),
+                    self._steps_first(torch.from_numpy(update_scalars[rows])),
+                    self._steps_first(torch.from_numpy(np.pad(keys, padding)[rows])),
+                    sums[:, rows],
                 )
-                self._parameters, self._moments, self._steps = after[:3]
-                signals.append(after.signals)
-                self._position += 1
-        # (n_signals, n_runs, n_micro_batches)
-        stacked = torch.stack(signals, dim=2).permute(1, 0, 2).double().numpy()
-        return Signals(*stacked)
+        self._position += n_micro_batches
+        step_sums = StepSums(*sums[:, : self.n_runs].double().cpu().numpy())
+        before, self._mean_square = self._mean_square, step_sums.mean_square[:, -1]
+        return make_signals(step_sums, before, plan.mean_correction, plan.updated)
+
+    def _steps_first(self, values: Tensor) -> Tensor:
+        """Of `(n_rows, n_steps, ...)`, a contiguous tensor for each step, on the device."""
+        if values.is_floating_point():
+            values = values.to(self._model.dtype)
+        return values.transpose(0, 1).contiguous().to(self._device)
+
+    def _advance_tile(
+        self,
+        rows: slice,
+        indices: Tensor,
+        gradient_scalars: Tensor,
+        update_scalars: Tensor,
+        keys: Tensor,
+        sums: Tensor,
+    ) -> None:
+        """All steps of a decision for one tile; what the steps sum goes to `sums`."""
+        model = self._model
+        state = [self._parameters[rows], *(self._moments[name][rows] for name in MOMENT_NAMES)]
+        blocks = [part.view(-1, model.block_size) for part in state]
+        accumulated = [part[rows] for part in self._accumulated] * 2
+        buffers = [value[rows] for value in self._buffers.values()]
+        scalars = update_scalars.repeat_interleave(model.n_blocks, dim=1)
+        data = (self._train.inputs, self._train.targets)
+        for step in range(len(indices)):
+            gradient, own, loss, square, factor = self._gradients(
+                state[0], indices[step], gradient_scalars[step], keys[step], *data,
+                *accumulated, *buffers,
+            )  # fmt: skip
+            reduced = self._update(
+                *blocks, *blocks, gradient.view(-1, model.block_size),
+                own.view(-1, model.block_size), factor, scalars[step],
+            )  # fmt: skip
+            sums[0, :, step] = loss
+            sums[1, :, step] = square
+            for number, value in enumerate(reduced, start=2):
+                torch.sum(value.view(-1, model.n_blocks), 1, out=sums[number, :, step])
 
     def evaluate(self) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`."""
-        valid, outer_valid = (self.evaluate_split(split) for split in self._observed)
-        return valid, outer_valid
+        return self._evaluator.observed(self._tiles())
 
     def evaluate_split(self, split: Split) -> Evaluation:
         """Evaluate every run on a split, in evaluation mode."""
-        with torch.no_grad():
-            loss, metrics = vmap(self._evaluate_one, in_dims=(0, 0, None))(
-                self._parameters, self._buffers, split
-            )
-        return Evaluation(
-            loss.double().numpy(),
-            {name: value.double().numpy() for name, value in metrics.items()},
-        )
+        return self._evaluator.split(self._tiles(), _on(split, self._device))
+
+    def _tiles(self) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+        """Of each tile: how many of its rows are runs, their parameters and buffers."""
+        for first in range(0, self._n_rows, self._tile):
+            rows = slice(first, first + self._tile)
+            buffers = [value[rows] for value in self._buffers.values()]
+            yield min(self._tile, self.n_runs - first), self._parameters[rows], buffers
 
     def state_dict(self, row: int) -> dict[str, Tensor]:
         """The weights of one run, as `task.make_model().load_state_dict` takes them."""
-        buffers = {name: value[row] for name, value in self._buffers.items()}
-        return self._model.state_dict(self._parameters[row], buffers)
+        buffers = {name: value[row].cpu() for name, value in self._buffers.items()}
+        return self._model.state_dict(self._parameters[row].cpu(), buffers)
 
-    def _make_step(self) -> _Step:
-        train = self.task.splits.train
-        gradients = vmap(
-            grad_and_value(self._loss_one), randomness="different" if self._draws else "error"
-        )
-
-        def step(
-            parameters: Tensor,
-            buffers: Buffers,
-            moments: Moments,
-            steps: Tensor,
-            given: _StepInput,
-        ) -> _StepOutput:
-            inputs, targets = train.inputs[given.indices], train.targets[given.indices]
-            gradient, loss = gradients(parameters, buffers, inputs, targets)
-            steps = steps + 1
-            context = UpdateContext(gradient, given.momentum, steps)
-            direction, after = update(moments, context, given.optimizer)
-            change = -given.learning_rate * (direction + given.weight_decay * parameters)
-            signals = step_signals(
-                loss,
-                gradient,
-                parameters,
-                change,
-                moments["exp_avg"],
-                after["exp_avg"],
-                (1 - given.momentum**steps).squeeze(1),
+    def _start(self, compiled: bool) -> None:
+        """Find out how the task can be trained; refuse it at once and in words if it cannot."""
+        self.report = "inner steps are not compiled, as configured"
+        reason = self._probe(row_by_row=False)
+        if reason is not None:
+            with _refusing(self.task, reason):
+                failed = self._probe(row_by_row=True)
+                if failed is not None:
+                    raise failed
+            self._slow(
+                f"the model of task '{self.task.name}' cannot be mapped over runs by "
+                f"torch.func.vmap ({_first_line(reason)}): its runs are trained one after the "
+                "other, which is slow; torch.nn's layers map, in-place changes, branches on "
+                "values and random numbers drawn by hand do not"
             )
-            return _StepOutput(parameters + change, after, steps, signals)
+        elif compiled:
+            missing = missing_compiler(self._device) or self._compile()
+            if missing is None:
+                self.report = "inner steps are compiled"
+            else:
+                self._slow(f"{missing}: inner runs are not compiled and train more slowly")
+        self._check_start()
 
-        return step
+    def _slow(self, report: str) -> None:
+        self.report = report
+        warnings.warn(report, stacklevel=4)
 
-    def _loss_one(self, flat: Tensor, buffers: Buffers, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self.task.loss(self._model.train_outputs(flat, buffers, inputs), targets)
+    def _probe(self, *, row_by_row: bool) -> Exception | None:
+        """Take the eager functions; whatever the first step and evaluation raise."""
+        step = InnerStep(
+            self.task,
+            self._model,
+            list(self._buffers),
+            accumulates=bool(self._accumulated),
+            row_by_row=row_by_row,
+        )
+        self._gradients: TensorFunction = step.gradients
+        self._update: TensorFunction = step.update
+        self._evaluator.map_rows(not row_by_row)
+        try:
+            self._first_step()
+            self.evaluate()
+        except Exception as error:
+            return error
+        return None
 
-    def _evaluate_one(
-        self, flat: Tensor, buffers: Buffers, split: Split
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = self._model.eval_outputs(flat, buffers, split.inputs)
-        metrics = self.task.metrics(outputs, split.targets)
-        return self.task.loss(outputs, split.targets), metrics
+    def _first_step(self) -> Signals:
+        """A first step with rate 0, from the weights of seed 0."""
+        self.reset(range(self.n_runs), [0] * self.n_runs)
+        still = Hyperparameters.full(self.n_runs, learning_rate=0.0)
+        signals = self.advance(still, 1)
+        self.reset(range(self.n_runs), [0] * self.n_runs)
+        return signals
 
-    def _seeded(self) -> contextlib.AbstractContextManager[None]:
-        """Where the model draws random numbers: a generator of the runs' own, restored after."""
-        if not self._draws:
-            return contextlib.nullcontext()
-        return _seeded_torch([*self._seeds.tolist(), *self._position.tolist()])
-
-    def _probe(self) -> None:
-        """Refuse a task that cannot be trained at once and in words, not in mid-run."""
+    def _check_start(self) -> None:
         with _refusing(self.task):
-            self.reset(range(self.n_runs), [0] * self.n_runs)
             losses = [split.loss[0] for split in self.evaluate()]
-            losses.append(float(self._first_step().signals[0, 0]))
+            losses.append(self._first_step().train_loss[0, 0])
         for where, loss in zip(("valid", "outer_valid", "train"), losses, strict=True):
             require(
                 bool(np.isfinite(loss)) and loss > 0,
@@ -281,59 +333,92 @@ class Engine:
                 loss,
             )
 
-    def _first_step(self) -> _StepOutput:
-        """A step whose result is thrown away; a reset must follow, for the buffers."""
-        # Tensors like those of `advance`, in strides and aliases, or it would compile again.
-        rate, decay, momentum = (torch.zeros(self.n_runs, 1) for _ in range(3))
-        optimizer = torch.zeros(self.n_runs, 1, dtype=torch.int64)
-        given = _StepInput(self._order[:, 0].contiguous(), rate, decay, momentum, optimizer)
-        with torch.no_grad(), self._seeded():
-            return self._step(self._parameters, self._buffers, self._moments, self._steps, given)
-
-    def _compile(self) -> None:
-        """Compile the step now, or say why it stays as it is."""
-        eager = self._step
-        if shutil.which("c++") is None and shutil.which("g++") is None:
-            reason = "no C++ compiler was found"
-        else:
-            self._step = cast("_Step", torch.compile(eager, dynamic=False))
-            try:
+    def _compile(self) -> str | None:
+        """Compile the functions now, or say why they stay as they are."""
+        eager = self._gradients, self._update
+        try:
+            with _recorded(self, "_gradients") as gradients, _recorded(self, "_update") as update:
                 self._first_step()
-            except (TorchDynamoException, InductorError) as error:
-                self._step = eager
-                reason = f"torch.compile failed ({str(error).strip().splitlines()[0]})"
-            else:
-                return
-        warnings.warn(f"{reason}: inner runs are not compiled and train more slowly", stacklevel=3)
-
-
-def _sample(split: Split, size: int) -> Split:
-    """Up to `size` examples of a split, drawn at random but always the same ones.
-
-    Not the first ones: text comes in its order, and a user's examples may be sorted by class.
-    """
-    n_examples = len(split.inputs)
-    chosen = torch.randperm(n_examples, generator=torch.Generator().manual_seed(0))[:size]
-    return Split(split.inputs[chosen], split.targets[chosen])
+            self._gradients = _compiled(eager[0], gradients)
+            self._update = _compiled(eager[1], update)
+            self._evaluator.compile(next(self._tiles()))
+            self._first_step()
+            self.evaluate()
+        except Exception as error:
+            self._gradients, self._update = eager
+            self._evaluator.map_rows(True)
+            return f"torch.compile failed ({_first_line(error)})"
+        return None
 
 
 @contextlib.contextmanager
-def _refusing(task: InnerTask) -> Iterator[None]:
+def _recorded(engine: Engine, name: str) -> Iterator[list[Tensor]]:
+    """The tensors that a function of the engine is called with at its first call."""
+    seen: list[Tensor] = []
+    function: TensorFunction = getattr(engine, name)
+
+    def recording(*tensors: Tensor) -> Sequence[Tensor]:
+        seen[:] = seen or [tensor.clone() for tensor in tensors]
+        return function(*tensors)
+
+    setattr(engine, name, recording)
+    try:
+        yield seen
+    finally:
+        setattr(engine, name, function)
+
+
+def _compiled(function: TensorFunction, examples: list[Tensor]) -> TensorFunction:
+    """The function, compiled, once it has shown that it gives what the function gives."""
+    compiled = compile_function(function, examples)
+    _check_equal(function, compiled, examples)
+    return compiled
+
+
+def _check_equal(
+    function: TensorFunction, compiled: Callable[..., Sequence[Tensor]], examples: list[Tensor]
+) -> None:
+    expected = [example.clone() for example in examples]
+    given = [example.clone() for example in examples]
+    expected += function(*expected)
+    given += compiled(*given)
+    for value, other in zip(expected, given, strict=True):
+        if not value.is_floating_point():
+            continue
+        size = value.abs().max() if value.numel() else 0
+        if not torch.allclose(value, other, rtol=1e-3, atol=float(1e-3 * size), equal_nan=True):
+            raise ArithmeticError("the compiled step gives other numbers than the step itself")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainpilotError(
+            f"the device must be 'cpu', or 'cuda' where there is one; given: {name} "
+            f"({_first_line(error)})"
+        ) from error
+    return device
+
+
+def _on(split: Split, device: torch.device) -> Split:
+    return Split(split.inputs.to(device), split.targets.to(device))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def _refusing(task: InnerTask, mapping: Exception | None = None) -> Iterator[None]:
     """Turn whatever a user's model, loss or data raises into one sentence."""
     try:
         yield
     except TrainpilotError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainpilotError(
-            f"the model, loss and data of task '{task.name}' must fit together and be mappable "
-            f"by torch.func.vmap; it failed with: {reason}"
-        ) from error
-
-
-@contextlib.contextmanager
-def _seeded_torch(entropy: Sequence[int]) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-        yield
+            f"the model, loss and data of task '{task.name}' must fit together; it failed with: "
+            f"{_first_line(error)}"
+        ) from (mapping or error)

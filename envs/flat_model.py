@@ -2,86 +2,164 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from trainpilot.envs.mappable import KEY, make_mappable
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
 
 Buffers = dict[str, Tensor]
 
+#: Inductor sums more than this many numbers by a slower method (cascade summation).
+_LARGEST_BLOCK = 4096
+#: Parameters in one AVX-512 register.
+_ALIGNMENT = 16
+
 
 class FlatModel:
     """A model whose trainable parameters are given as a vector.
 
+    The vector is a little longer than the parameters are: it falls into blocks of one size,
+    each short enough to be summed quickly and a whole number of vector registers long.
+
     Args:
         task: its `make_model` gives the model; parameters that need no gradient stay as the
             model was made.
+        mixed_precision: run the model in bfloat16 where `torch.autocast` holds that safe
+            (default: False).
 
     Raises:
-        TrainpilotError: if the model has no trainable parameter.
+        TrainpilotError: if the model has no trainable parameter, or they differ in dtype.
 
     Attributes:
         n_params: number of trainable parameters.
+        n_blocks: number of blocks.
+        block_size: numbers in a block; `width = n_blocks * block_size >= n_params`.
+        dtype: of the parameters.
+        draws: whether training draws random numbers, by a key for each run.
     """
 
-    def __init__(self, task: InnerTask) -> None:
+    def __init__(self, task: InnerTask, *, mixed_precision: bool = False) -> None:
         self._task = task
-        self._train_model = self.new_model(seed=0).train()
-        self._eval_model = copy.deepcopy(self._train_model).eval()
+        self._mixed_precision = mixed_precision
+        model = self._new_model(0).train()
         self._shapes = {
             name: parameter.shape
-            for name, parameter in self._train_model.named_parameters()
+            for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
         if not self._shapes:
             raise TrainpilotError(
                 f"the model of task '{task.name}' must have a trainable parameter; given: none"
             )
+        dtypes = {p.dtype for p in model.parameters() if p.requires_grad}
+        if len(dtypes) > 1:
+            raise TrainpilotError(
+                f"the trainable parameters of task '{task.name}' must have one dtype; given: "
+                f"{', '.join(sorted(map(str, dtypes)))}"
+            )
+        self.dtype = dtypes.pop()
         self.n_params = sum(math.prod(shape) for shape in self._shapes.values())
+        self.n_blocks = -(-self.n_params // _LARGEST_BLOCK)
+        self.block_size = _ALIGNMENT * -(-self.n_params // (self.n_blocks * _ALIGNMENT))
+        self.width = self.n_blocks * self.block_size
+        self._sizes = [math.prod(shape) for shape in self._shapes.values()]
+        if self.width > self.n_params:
+            self._sizes.append(self.width - self.n_params)
+        self._train_model = make_mappable(model)
+        self._eval_model = copy.deepcopy(self._train_model).eval()
+        self._keys = [
+            name for name, _ in self._train_model.named_buffers() if name.rpartition(".")[2] == KEY
+        ]
+        self.draws = bool(self._keys)
 
-    def new_model(self, seed: int) -> nn.Module:
-        """A model with the initial weights of a seed; the global generator is left untouched."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self._task.make_model()
+    def initial_states(self, seeds: Sequence[int]) -> tuple[Tensor, Buffers]:
+        """Initial weights of each seed, and all that the runs do not train.
 
-    def initial_state(self, seed: int) -> tuple[Tensor, Buffers]:
-        """Initial weights of a seed, `(n_params,)`, and all that the run does not train."""
-        state = self.new_model(seed)
-        parameters = dict(state.named_parameters())
-        trainable = [parameters.pop(name).detach().flatten() for name in self._shapes]
-        fixed = {name: value.detach() for name, value in parameters.items()}
-        return torch.cat(trainable).float(), fixed | dict(state.named_buffers())
+        The weights are those of `torch.manual_seed(seed); task.make_model()`; the global
+        generator is left untouched.
 
-    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
-        """The parameters by name, as views of `(n_params,)`."""
-        sizes = [math.prod(shape) for shape in self._shapes.values()]
-        parts = torch.split(flat, sizes)
-        return {
-            name: part.view(shape)
-            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        Returns:
+            `(n_seeds, width)`, and buffers of `(n_seeds, ...)` each.
+        """
+        flat = torch.zeros(len(seeds), self.width, dtype=self.dtype)
+        others: list[Buffers] = []
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            for row, seed in enumerate(seeds):
+                torch.manual_seed(seed)
+                model = self._task.make_model()
+                parameters = dict(model.named_parameters())
+                trainable = [parameters.pop(name).flatten() for name in self._shapes]
+                torch.cat(trainable, out=flat[row, : self.n_params])
+                others.append(parameters | dict(model.named_buffers()))
+        return flat, {
+            name: torch.stack([other[name].detach() for other in others]) for name in others[0]
         }
 
     def state_dict(self, flat: Tensor, buffers: Buffers) -> dict[str, Tensor]:
         """What `task.make_model().load_state_dict` takes, tied weights included."""
-        model = self.new_model(seed=0)
+        model = self._new_model(0)
         # Not strict: tied weights have one name here, and some buffers are not kept.
-        model.load_state_dict(self.unflatten(flat) | buffers, strict=False)
+        model.load_state_dict(self._unflatten(flat) | buffers, strict=False)
         return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    def train_outputs(self, flat: Tensor, buffers: Buffers, inputs: Tensor) -> Tensor:
-        """Outputs in training mode; buffers such as running statistics are updated in place."""
+    def train_outputs(
+        self, flat: Tensor, buffers: Buffers, key: Tensor | None, inputs: Tensor
+    ) -> Tensor:
+        """Outputs in training mode; buffers such as running statistics are updated in place.
+
+        Args:
+            flat: `(width,)`.
+            buffers: of this run.
+            key: int64 scalar that random numbers are made from, new at each step; needed
+                where the model `draws`.
+            inputs: a micro-batch.
+        """
+        if key is not None:
+            buffers = buffers | dict.fromkeys(self._keys, key)
         return self._call(self._train_model, flat, buffers, inputs)
 
     def eval_outputs(self, flat: Tensor, buffers: Buffers, inputs: Tensor) -> Tensor:
         """Outputs in evaluation mode."""
         return self._call(self._eval_model, flat, buffers, inputs)
 
+    def _new_model(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._task.make_model()
+
+    def _unflatten(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parameters by name, as views of `(width,)`."""
+        parts = torch.split(flat, self._sizes)
+        return {
+            name: part.view(shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=False)
+        }
+
     def _call(self, model: nn.Module, flat: Tensor, buffers: Buffers, inputs: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(model, self.unflatten(flat) | buffers, (inputs,))
-        return outputs
+        # The fused attention kernels know nothing of runs; the formula maps.
+        formula = sdpa_kernel(SDPBackend.MATH)
+        precision = torch.autocast(flat.device.type, torch.bfloat16, enabled=self._mixed_precision)
+        with formula, precision:
+            outputs: Tensor = functional_call(model, self._unflatten(flat) | buffers, (inputs,))
+        return outputs.to(self.dtype) if self._mixed_precision else outputs
+
+
+@contextlib.contextmanager
+def _formulas() -> Iterator[None]:
+    """Attention by its formula: the fused kernels know nothing of runs, and do not map."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -22,13 +23,18 @@ class Hyperparameters:
     Attributes:
         learning_rate: as `torch.optim` would be given it for the run's optimizer; > 0.
         weight_decay: decoupled, as in AdamW: `p *= 1 - learning_rate * weight_decay`; >= 0.
-        momentum: SGD's momentum and Adam's beta1; in [0, 1).
+        momentum: SGD's momentum, beta1 of Adam and Lion; in [0, 1).
+        gradient_clip: largest norm of the gradient, as `clip_grad_norm_` has it; > 0,
+            infinite for no clipping.
+        batch_size: micro-batches that an update's gradient is the mean of; at least 1.
         optimizer: index into `OPTIMIZER_NAMES`.
     """
 
     learning_rate: FloatArray
     weight_decay: FloatArray
     momentum: FloatArray
+    gradient_clip: FloatArray
+    batch_size: IntArray
     optimizer: IntArray
 
     @classmethod
@@ -39,6 +45,8 @@ class Hyperparameters:
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
         momentum: float = 0.9,
+        gradient_clip: float = math.inf,
+        batch_size: int = 1,
         optimizer: str = "adam",
     ) -> Self:
         """The same hyperparameters for every run.
@@ -48,6 +56,8 @@ class Hyperparameters:
             learning_rate: default 1e-3.
             weight_decay: default 0.
             momentum: default 0.9.
+            gradient_clip: default infinite, none.
+            batch_size: in micro-batches (default 1).
             optimizer: name of the optimizer (default: "adam").
 
         Raises:
@@ -57,6 +67,8 @@ class Hyperparameters:
             learning_rate=np.full(n_runs, learning_rate),
             weight_decay=np.full(n_runs, weight_decay),
             momentum=np.full(n_runs, momentum),
+            gradient_clip=np.full(n_runs, gradient_clip, dtype=np.float64),
+            batch_size=np.full(n_runs, batch_size, dtype=np.int64),
             optimizer=np.full(n_runs, optimizer_index(optimizer), dtype=np.int64),
         )
 
@@ -87,6 +99,8 @@ class Hyperparameters:
             "learning_rate": float(self.learning_rate[run]),
             "weight_decay": float(self.weight_decay[run]),
             "momentum": float(self.momentum[run]),
+            "gradient_clip": float(self.gradient_clip[run]),
+            "batch_size": int(self.batch_size[run]),
             "optimizer": OPTIMIZER_NAMES[self.optimizer[run]],
         }
 

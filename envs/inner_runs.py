@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -63,6 +64,8 @@ def draw_start(config: StartConfig, generator: np.random.Generator) -> Hyperpara
         learning_rate=rate * scale,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
+        gradient_clip=math.inf if config.gradient_clip is None else config.gradient_clip,
+        batch_size=config.batch_size,
         optimizer=optimizer,
     )
 
@@ -105,7 +108,10 @@ class InnerRuns:
             n_runs,
             n_micro_batches=config.n_micro_batches,
             evaluation_size=config.evaluation_size,
+            max_batch_size=config.bounds.batch_size_high,
             compiled=bool(config.compiled),
+            mixed_precision=config.mixed_precision,
+            device=config.device,
         )
         self.set_reference(reference or TaskReference())
         self._begin_all()

@@ -47,10 +47,13 @@ from numpy.typing import NDArray
 
 from trainpilot.envs.actions import relative_learning_rate
 from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES
+from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.envs.signals import Signals
 
 SCHEMA_VERSION = 1
+
+#: Optimizers with a feature of their own; in any other, all of them are 0.
+OBSERVED_OPTIMIZERS = ("sgd", "adam", "rmsprop")
 
 #: Name, low and high of every feature, in order.
 FEATURES: tuple[tuple[str, float, float], ...] = (
@@ -77,7 +80,7 @@ FEATURES: tuple[tuple[str, float, float], ...] = (
     ("weight_decay", 0, 1.5),
     ("momentum", 0, 5),
     ("since_switch", 0, 1),
-    *((f"optimizer_{name}", 0.0, 1.0) for name in OPTIMIZER_NAMES),
+    *((f"optimizer_{name}", 0.0, 1.0) for name in OBSERVED_OPTIMIZERS),
 )
 FEATURE_NAMES = tuple(name for name, _, _ in FEATURES)
 LOW = np.array([low for _, low, _ in FEATURES], dtype=np.float32)
@@ -192,6 +195,7 @@ def observe(
             optimizer=optimizer,
             switch_progress=np.where(switched, reading.progress, window_start),
         )
+        relative_update = np.log10(signals.update_norm / signals.parameter_norm)
         # Both losses in the same unit: the train loss at the first step.
         gap = np.log(reading.valid_loss + _LOSS_FLOOR * train_start) - np.log(
             signals.train_loss.mean(1) + _LOSS_FLOOR * train_start
@@ -205,9 +209,9 @@ def observe(
             "gradient_noise": gradient.std(1),
             "gradient_momentum_cosine": signals.gradient_momentum_cosine.mean(1),
             "gradient_parameter_cosine": signals.gradient_parameter_cosine.mean(1),
-            "gradient_update_cosine": signals.gradient_update_cosine.mean(1),
+            "gradient_update_cosine": _mean_known(signals.gradient_update_cosine),
             "gradient_signal": np.log(signals.momentum_norm / signals.gradient_norm).mean(1),
-            "relative_update": np.log10(signals.update_norm / signals.parameter_norm).mean(1) + 3,
+            "relative_update": _mean_known(relative_update) + 3,
             "generalisation_gap": gap,
             "valid_loss": valid,
             "valid_improvement": valid_last - valid,
@@ -233,8 +237,9 @@ def _assemble(
         "momentum": -np.log10(1 - hyperparameters.momentum),
         "since_switch": reading.progress - state.switch_progress,
     }
-    for index, name in enumerate(OPTIMIZER_NAMES):
-        known[f"optimizer_{name}"] = (hyperparameters.optimizer == index).astype(np.float64)
+    for name in OBSERVED_OPTIMIZERS:
+        used = hyperparameters.optimizer == optimizer_index(name)
+        known[f"optimizer_{name}"] = used.astype(np.float64)
     zero = np.zeros(len(reading.progress))
     vector = np.stack([known.get(name, zero) for name in FEATURE_NAMES], axis=1)
     # Undefined says nothing; infinite is as far as the bounds go.
@@ -245,6 +250,12 @@ def _assemble(
 def _first(seen: FloatArray, now: FloatArray) -> FloatArray:
     """The value at the first step: what was seen, or else what is seen now."""
     return np.where(np.isnan(seen), now, seen)
+
+
+def _mean_known(values: FloatArray) -> FloatArray:
+    """Mean over the steps that made an update; NaN if none did."""
+    known = ~np.isnan(values)
+    return np.asarray(np.where(known, values, 0.0).sum(1) / known.sum(1))
 
 
 def _log_ratio(value: FloatArray, start: FloatArray) -> FloatArray:

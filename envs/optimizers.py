@@ -18,84 +18,135 @@ Moments = dict[str, Tensor]
 
 ADAM_BETA2 = 0.999
 RMSPROP_ALPHA = 0.99
+LION_BETA2 = 0.99
 EPSILON = 1e-8
+
+#: Adam's first moment; it is a signal too, and so kept whatever the menu.
+MEAN_GRADIENT = "exp_avg"
 
 
 class UpdateContext(NamedTuple):
     """What an update rule may read, beside its moments.
 
+    The scalars of a run come ready-made: inside the compiled update, whatever is computed
+    from them is computed again for every parameter.
+
     Attributes:
-        gradient: `(n_runs, n_params)`.
-        momentum: `(n_runs, 1)`.
-        step: updates made by each run, this one included, `(n_runs, 1)`.
+        gradient: clipped, mean over the accumulated micro-batches, `(n_rows, n_params)`.
+        momentum: `(n_rows, 1)`, as are the scalars that follow.
+        one_minus_momentum: so that it need not be computed for every parameter.
+        mean_correction: `1 / (1 - momentum ** step)`, Adam's correction of the first moment.
+        square_correction: `1 / (1 - ADAM_BETA2 ** step)`, that of the second.
+        step: updates made by each run, this one included.
     """
 
     gradient: Tensor
     momentum: Tensor
+    one_minus_momentum: Tensor
+    mean_correction: Tensor
+    square_correction: Tensor
     step: Tensor
 
 
-class Optimizer(NamedTuple):
-    """An update rule: `parameters -= learning_rate * direction`.
+class Direction(NamedTuple):
+    """Where an optimizer goes: `numerator / (sqrt(square) + EPSILON)`.
 
     Attributes:
-        moments: names of the flat tensors that it keeps, zero at the start.
+        numerator: `(n_rows, n_params)`.
+        square: likewise, >= 0; None for no division. Root and division are the slowest
+            arithmetic of an update and are done once for all optimizers.
+    """
+
+    numerator: Tensor
+    square: Tensor | None = None
+
+
+class Optimizer(NamedTuple):
+    """An update rule: `parameters -= learning_rate * (direction + weight_decay * parameters)`.
+
+    Attributes:
+        moments: names of the flat tensors that it keeps, zero at the start; a name that
+            another rule has too is shared with it.
         update_moments: gives the moments after this gradient.
-        direction: gives the direction from the moments after this gradient.
+        direction: gives the direction from the moments before and after this gradient.
         learning_rate_scale: learning rate that moves parameters about as far as Adam
             does with 1.
     """
 
     moments: tuple[str, ...]
     update_moments: Callable[[Moments, UpdateContext], Moments]
-    direction: Callable[[Moments, UpdateContext], Tensor]
+    direction: Callable[[Moments, Moments, UpdateContext], Direction]
     learning_rate_scale: float
 
 
-def _sgd_moments(moments: Moments, context: UpdateContext) -> Moments:
-    return {"momentum_buffer": context.momentum * moments["momentum_buffer"] + context.gradient}
+def _sgd_moments(before: Moments, context: UpdateContext) -> Moments:
+    return {"momentum_buffer": context.momentum * before["momentum_buffer"] + context.gradient}
 
 
-def _sgd_direction(moments: Moments, context: UpdateContext) -> Tensor:
-    return moments["momentum_buffer"]
+def _sgd_direction(before: Moments, after: Moments, context: UpdateContext) -> Direction:
+    return Direction(after["momentum_buffer"])
 
 
-def _adam_moments(moments: Moments, context: UpdateContext) -> Moments:
+def _nesterov_direction(before: Moments, after: Moments, context: UpdateContext) -> Direction:
+    return Direction(context.gradient + context.momentum * after["momentum_buffer"])
+
+
+def _adam_moments(before: Moments, context: UpdateContext) -> Moments:
     gradient = context.gradient
+    mean = context.momentum * before["exp_avg"] + context.one_minus_momentum * gradient
+    square = ADAM_BETA2 * before["exp_avg_sq"] + (1 - ADAM_BETA2) * (gradient * gradient)
+    return {"exp_avg": mean, "exp_avg_sq": square}
+
+
+def _adam_direction(before: Moments, after: Moments, context: UpdateContext) -> Direction:
+    return Direction(
+        after["exp_avg"] * context.mean_correction,
+        after["exp_avg_sq"] * context.square_correction,
+    )
+
+
+def _rmsprop_moments(before: Moments, context: UpdateContext) -> Moments:
+    square = context.gradient * context.gradient
+    return {"square_avg": RMSPROP_ALPHA * before["square_avg"] + (1 - RMSPROP_ALPHA) * square}
+
+
+def _rmsprop_direction(before: Moments, after: Moments, context: UpdateContext) -> Direction:
+    return Direction(context.gradient, after["square_avg"])
+
+
+def _lion_moments(before: Moments, context: UpdateContext) -> Moments:
     return {
-        "exp_avg": torch.lerp(gradient, moments["exp_avg"], context.momentum),
-        "exp_avg_sq": ADAM_BETA2 * moments["exp_avg_sq"] + (1 - ADAM_BETA2) * gradient * gradient,
+        "lion_exp_avg": LION_BETA2 * before["lion_exp_avg"] + (1 - LION_BETA2) * context.gradient
     }
 
 
-def _adam_direction(moments: Moments, context: UpdateContext) -> Tensor:
-    mean = moments["exp_avg"] / (1 - context.momentum**context.step)
-    square = moments["exp_avg_sq"] / (1 - ADAM_BETA2**context.step)
-    return mean / (square.sqrt() + EPSILON)
+def _lion_direction(before: Moments, after: Moments, context: UpdateContext) -> Direction:
+    mean = context.momentum * before["lion_exp_avg"]
+    return Direction(torch.sign(mean + context.one_minus_momentum * context.gradient))
 
 
-def _rmsprop_moments(moments: Moments, context: UpdateContext) -> Moments:
-    gradient = context.gradient
-    square = RMSPROP_ALPHA * moments["square_avg"] + (1 - RMSPROP_ALPHA) * gradient * gradient
-    return {"square_avg": square}
-
-
-def _rmsprop_direction(moments: Moments, context: UpdateContext) -> Tensor:
-    return context.gradient / (moments["square_avg"].sqrt() + EPSILON)
-
-
-#: The menu, by name. Formulas: `torch.optim.SGD` (dampening 0), `torch.optim.Adam` (Kingma and
-#: Ba, arXiv 1412.6980, algorithm 1; betas (momentum, 0.999)), `torch.optim.RMSprop` (alpha
-#: 0.99, not centred, without momentum).
+#: The menu, by name. Formulas: `torch.optim.SGD` (dampening 0; momentum 0 is plain gradient
+#: descent), the same with `nesterov=True`, `torch.optim.AdamW` (Kingma and Ba, arXiv 1412.6980,
+#: algorithm 1, with the decay of arXiv 1711.05101; betas (momentum, 0.999)),
+#: `torch.optim.RMSprop` (alpha 0.99, not centred, without momentum), and Lion (arXiv
+#: 2302.06675, algorithm 2; betas (momentum, 0.99)).
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer(("momentum_buffer",), _sgd_moments, _sgd_direction, 30.0),
     "adam": Optimizer(("exp_avg", "exp_avg_sq"), _adam_moments, _adam_direction, 1.0),
     "rmsprop": Optimizer(("square_avg",), _rmsprop_moments, _rmsprop_direction, 1.0),
+    "nesterov": Optimizer(("momentum_buffer",), _sgd_moments, _nesterov_direction, 30.0),
+    # Every parameter moves by the whole rate, where Adam's ratio is well below 1 on average.
+    "lion": Optimizer(("lion_exp_avg",), _lion_moments, _lion_direction, 0.2),
 }
+
+#: Weight decay is decoupled for every optimizer, which makes these two one.
+ALIASES = {"adamw": "adam"}
 
 #: Names in the order of the indices that stand for them in arrays.
 OPTIMIZER_NAMES = tuple(OPTIMIZERS)
-MOMENT_NAMES = tuple(name for rule in OPTIMIZERS.values() for name in rule.moments)
+MOMENT_NAMES = tuple(
+    dict.fromkeys([MEAN_GRADIENT, *(name for rule in OPTIMIZERS.values() for name in rule.moments)])
+)
 LEARNING_RATE_SCALES = tuple(rule.learning_rate_scale for rule in OPTIMIZERS.values())
 
 
@@ -105,8 +156,9 @@ def optimizer_index(name: str) -> int:
     Raises:
         TrainpilotError: if there is none of that name.
     """
+    name = ALIASES.get(name, name)
     if name not in OPTIMIZERS:
-        raise unknown("optimizer", name, OPTIMIZERS)
+        raise unknown("optimizer", name, [*OPTIMIZERS, *ALIASES])
     return OPTIMIZER_NAMES.index(name)
 
 
@@ -114,17 +166,26 @@ def update(moments: Moments, context: UpdateContext, optimizer: Tensor) -> tuple
     """The direction of each run's own optimizer, and all moments after this gradient.
 
     Args:
-        moments: by name, each `(n_runs, n_params)`.
-        context: gradient, momentum and step count.
-        optimizer: index of each run's optimizer, `(n_runs, 1)`.
+        moments: by name, each `(n_rows, n_params)`.
+        context: gradient and scalars.
+        optimizer: index of each row's optimizer, `(n_rows, 1)`, of any dtype.
 
     Returns:
-        The direction, `(n_runs, n_params)`, and the new moments.
+        The direction, `(n_rows, n_params)`, and the new moments.
     """
     after: Moments = {}
-    direction = torch.zeros_like(context.gradient)
+    for rule in OPTIMIZERS.values():
+        if not after.keys() >= set(rule.moments):
+            after |= rule.update_moments(moments, context)
+    one = torch.ones((), dtype=context.gradient.dtype, device=context.gradient.device)
+    numerator, square, divided = torch.zeros_like(context.gradient), one, None
     for index, rule in enumerate(OPTIMIZERS.values()):
-        own = rule.update_moments(moments, context)
-        direction = torch.where(optimizer == index, rule.direction(own, context), direction)
-        after.update(own)
-    return direction, after
+        chosen = optimizer == index
+        direction = rule.direction(moments, after, context)
+        numerator = torch.where(chosen, direction.numerator, numerator)
+        if direction.square is not None:
+            square = torch.where(chosen, direction.square, square)
+            divided = chosen if divided is None else divided | chosen
+    if divided is None:
+        return numerator, after
+    return numerator / torch.where(divided, square.sqrt() + EPSILON, one), after

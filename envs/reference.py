@@ -12,6 +12,8 @@ from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.optimizers import OPTIMIZERS
 from trainpilot.envs.rewards import HIGHEST_LEVEL, TaskReference, level
 
+#: Optimizers of the grid.
+GRID_OPTIMIZERS = ("sgd", "adam", "rmsprop")
 #: Learning rates of the grid, in units of Adam's: half decades.
 GRID_LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
@@ -22,7 +24,7 @@ def grid() -> list[Hyperparameters]:
         Hyperparameters.full(
             1, optimizer=name, learning_rate=rate * OPTIMIZERS[name].learning_rate_scale
         )
-        for name, rate in product(OPTIMIZERS, GRID_LEARNING_RATES)
+        for name, rate in product(GRID_OPTIMIZERS, GRID_LEARNING_RATES)
     ]
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from trainpilot.envs.hyperparameters import FloatArray
 
 
 class Signals(NamedTuple):
-    """Statistics of each inner step of a decision, `(n_runs, n_steps)` each.
+    """Statistics of each micro-batch of a decision, `(n_runs, n_steps)` each.
+
+    Where several micro-batches make one update, those of the update are NaN at the others.
 
     Attributes:
         train_loss: loss of the micro-batch before the update.
         gradient_norm: Euclidean norm of the gradient.
         parameter_norm: norm of the parameters before the update.
-        update_norm: norm of the change of the parameters.
+        update_norm: norm of the change of the parameters; NaN without an update.
         momentum_norm: norm of the bias-corrected mean gradient (Adam's first moment).
         gradient_momentum_cosine: cosine of the gradient with the mean gradient before it.
         gradient_parameter_cosine: cosine of the gradient with the parameters.
-        gradient_update_cosine: cosine of the gradient with the update.
+        gradient_update_cosine: cosine of the gradient with the update; NaN without one.
     """
 
     train_loss: FloatArray
@@ -46,49 +48,63 @@ class Evaluation(NamedTuple):
     metrics: dict[str, FloatArray]
 
 
-def step_signals(
-    loss: Tensor,
-    gradient: Tensor,
-    parameters: Tensor,
-    update: Tensor,
-    momentum_before: Tensor,
-    momentum_after: Tensor,
-    momentum_correction: Tensor,
-) -> Tensor:
-    """The signals of one inner step, in the order of `Signals`.
+class StepSums(NamedTuple):
+    """What an inner step sums over the parameters, `(n_runs, n_steps)` each.
+
+    Attributes:
+        train_loss: of the micro-batch.
+        gradient_square: squared norm of its gradient.
+        parameter_square: that of the parameters before the update.
+        update_square: that of their change.
+        mean_square: that of the mean gradient after the update.
+        gradient_mean: product of gradient and mean gradient before the update.
+        gradient_parameter: product of gradient and parameters.
+        gradient_update: product of gradient and change.
+    """
+
+    train_loss: FloatArray
+    gradient_square: FloatArray
+    parameter_square: FloatArray
+    update_square: FloatArray
+    mean_square: FloatArray
+    gradient_mean: FloatArray
+    gradient_parameter: FloatArray
+    gradient_update: FloatArray
+
+
+def make_signals(
+    sums: StepSums,
+    mean_square_before: FloatArray,
+    mean_correction: FloatArray,
+    updated: NDArray[np.bool_],
+) -> Signals:
+    """The signals of a decision's inner steps.
 
     Args:
-        loss: `(n_runs,)`.
-        gradient: `(n_runs, n_params)`, as are the four that follow.
-        parameters: before the update.
-        update: change of the parameters.
-        momentum_before: Adam's first moment before this gradient.
-        momentum_after: and after it.
-        momentum_correction: Adam's bias correction of the first moment, `(n_runs,)`.
-
-    Returns:
-        `(n_runs, n_signals)`.
+        sums: of these steps.
+        mean_square_before: squared norm of the mean gradient before the first of them,
+            `(n_runs,)`.
+        mean_correction: Adam's bias correction after each step, `(n_runs, n_steps)`.
+        updated: whether the step made an update, `(n_runs, n_steps)`.
     """
-    gradient_norm = gradient.norm(dim=1)
-    parameter_norm = parameters.norm(dim=1)
-    update_norm = update.norm(dim=1)
+    with np.errstate(all="ignore"):
+        gradient_norm = np.sqrt(sums.gradient_square)
+        parameter_norm = np.sqrt(sums.parameter_square)
+        update_norm = np.where(updated, np.sqrt(sums.update_square), np.nan)
+        mean_norm = np.sqrt(sums.mean_square)
+        before = np.concatenate([np.sqrt(mean_square_before)[:, None], mean_norm[:, :-1]], axis=1)
 
-    def cosine(other: Tensor, other_norm: Tensor) -> Tensor:
-        # Zero where one of the two vanishes, as at the first step.
-        product = (gradient_norm * other_norm).clamp_min(1e-30)
-        ratio: Tensor = (gradient * other).sum(1) / product
-        return ratio
+        def cosine(product: FloatArray, other_norm: FloatArray) -> FloatArray:
+            # Zero where one of the two vanishes, as at the first step.
+            return np.asarray(product / np.maximum(gradient_norm * other_norm, 1e-30))
 
-    return torch.stack(
-        [
-            loss,
-            gradient_norm,
-            parameter_norm,
-            update_norm,
-            momentum_after.norm(dim=1) / momentum_correction,
-            cosine(momentum_before, momentum_before.norm(dim=1)),
-            cosine(parameters, parameter_norm),
-            cosine(update, update_norm),
-        ],
-        dim=1,
-    )
+        return Signals(
+            train_loss=sums.train_loss,
+            gradient_norm=gradient_norm,
+            parameter_norm=parameter_norm,
+            update_norm=update_norm,
+            momentum_norm=mean_norm * mean_correction,
+            gradient_momentum_cosine=cosine(sums.gradient_mean, before),
+            gradient_parameter_cosine=cosine(sums.gradient_parameter, parameter_norm),
+            gradient_update_cosine=cosine(sums.gradient_update, update_norm),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.protocol import InnerTask, check_micro_batch_size
 
 MODALITIES = ("vision", "text", "tabular", "synthetic")
 
@@ -30,12 +30,7 @@ def check_inner_task(task: InnerTask) -> None:
         task.modality,
     )
     require(bool(task.dataset), f"'{task.name}' must name its dataset", repr(task.dataset))
-    n_train = len(task.splits.train.inputs)
-    require(
-        1 <= task.micro_batch_size <= n_train,
-        f"micro_batch_size of '{task.name}' must lie between 1 and {n_train}",
-        task.micro_batch_size,
-    )
+    check_micro_batch_size(task.name, task.micro_batch_size, len(task.splits.train.inputs))
     _check_splits(task)
     _check_model(task)
 

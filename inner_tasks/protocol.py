@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from trainpilot.inner_tasks.errors import require
+
 
 class Split(NamedTuple):
     """A part of a data set.
@@ -33,6 +35,20 @@ class Splits(NamedTuple):
     valid: Split
     outer_valid: Split
     test: Split
+
+
+def check_micro_batch_size(task_name: str, size: int, n_train: int) -> None:
+    """Check that a task's micro-batch can be filled with different examples.
+
+    Raises:
+        TrainpilotError: if it cannot.
+    """
+    require(
+        1 <= size <= n_train,
+        f"micro_batch_size of task '{task_name}' must lie between 1 and {n_train}, "
+        "its training examples",
+        size,
+    )
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.objectives import LossFn, Objective, objective
-from trainpilot.inner_tasks.protocol import Split, Splits
+from trainpilot.inner_tasks.protocol import Split, Splits, check_micro_batch_size
 
 #: Shares of train, valid, outer_valid and test.
 SPLIT_SHARES = (0.6, 0.13, 0.13, 0.14)
@@ -82,13 +82,7 @@ class TensorTask:
                     f"task '{name}' needs data: give inputs and targets, or splits; given: neither"
                 )
             splits = split_tensors(inputs, targets, split_seed)
-        n_train = len(splits.train.inputs)
-        require(
-            1 <= micro_batch_size <= n_train,
-            f"micro_batch_size of task '{name}' must lie between 1 and {n_train}, "
-            "its training examples",
-            micro_batch_size,
-        )
+        check_micro_batch_size(name, micro_batch_size, len(splits.train.inputs))
         self.name = name
         self.modality = modality
         self.dataset = dataset or name

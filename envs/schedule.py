@@ -1,0 +1,123 @@
+"""When each run updates, and with which scalars: what is known before a decision's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
+from trainpilot.envs.inner_step import GRADIENT_SCALARS, UPDATE_SCALARS
+from trainpilot.envs.optimizers import ADAM_BETA2
+
+
+class Plan(NamedTuple):
+    """The scalars of a decision's steps.
+
+    Attributes:
+        gradient: `GRADIENT_SCALARS`, `(n_runs, n_steps, 3)`.
+        update: `UPDATE_SCALARS`, `(n_runs, n_steps, 9)`.
+        updated: whether the micro-batch ends with an update, `(n_runs, n_steps)`.
+        mean_correction: Adam's bias correction after it, `(n_runs, n_steps)`.
+    """
+
+    gradient: FloatArray
+    update: FloatArray
+    updated: NDArray[np.bool_]
+    mean_correction: FloatArray
+
+
+class Schedule:
+    """Counts every run's updates and accumulated micro-batches.
+
+    Args:
+        n_runs: number of runs.
+    """
+
+    def __init__(self, n_runs: int) -> None:
+        self._updates = np.zeros(n_runs, dtype=np.int64)
+        self._accumulated = np.zeros(n_runs, dtype=np.int64)
+
+    def reset(self, rows: Sequence[int]) -> None:
+        """Begin anew in these rows."""
+        self._updates[list(rows)] = 0
+        self._accumulated[list(rows)] = 0
+
+    def plan(self, hyperparameters: Hyperparameters, n_steps: int) -> Plan:
+        """The scalars of the next micro-batches; they count as done.
+
+        A run updates as soon as it has accumulated its batch size or more, should that have
+        been lowered in between.
+
+        Args:
+            hyperparameters: of every run, `(n_runs,)` each.
+            n_steps: micro-batches, at least 1.
+        """
+        shape = (len(self._updates), n_steps)
+        updated = np.zeros(shape, dtype=bool)
+        carried, count, step = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for number in range(n_steps):
+            carried[:, number] = self._accumulated > 0
+            self._accumulated = self._accumulated + 1
+            count[:, number] = self._accumulated
+            ready = self._accumulated >= hyperparameters.batch_size
+            updated[:, number] = ready
+            self._updates = self._updates + ready
+            self._accumulated = np.where(ready, 0, self._accumulated)
+            step[:, number] = self._updates
+        momentum = hyperparameters.momentum[:, None]
+        # A run that has not updated yet needs no correction, but a finite number.
+        counted = np.maximum(step, 1)
+        columns = {
+            "gradient_clip": hyperparameters.gradient_clip[:, None],
+            "carried": carried,
+            "share": 1 / count,
+            "learning_rate": hyperparameters.learning_rate[:, None],
+            "weight_decay": hyperparameters.weight_decay[:, None],
+            "momentum": momentum,
+            "one_minus_momentum": 1 - momentum,
+            "mean_correction": 1 / (1 - momentum**counted),
+            "square_correction": 1 / (1 - ADAM_BETA2**counted),
+            "step": step,
+            "optimizer": hyperparameters.optimizer[:, None].astype(np.float64),
+            "applied": updated.astype(np.float64),
+        }
+        return Plan(
+            gradient=_stacked([columns[name] for name in GRADIENT_SCALARS], shape),
+            update=_stacked([columns[name] for name in UPDATE_SCALARS], shape),
+            updated=updated,
+            mean_correction=columns["mean_correction"],
+        )
+
+
+def _stacked(columns: list[FloatArray], shape: tuple[int, int]) -> FloatArray:
+    return np.stack([np.broadcast_to(column, shape) for column in columns], axis=2)
+
+
+def step_keys(seeds: IntArray, position: IntArray, n_steps: int) -> IntArray:
+    """A key of random numbers for every run and micro-batch to come (splitmix64).
+
+    Args:
+        seeds: of the runs, `(n_runs,)`.
+        position: micro-batches behind each, `(n_runs,)`.
+        n_steps: micro-batches to come.
+
+    Returns:
+        `(n_runs, n_steps)`.
+    """
+    place = position[:, None] + np.arange(n_steps) + 1
+    with np.errstate(over="ignore"):
+        key = _mix(seeds.astype(np.uint64))[:, None] + place.astype(np.uint64) * _GOLDEN
+        return _mix(key).astype(np.int64)
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
