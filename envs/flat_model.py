@@ -145,10 +145,8 @@ class FlatModel:
         }
 
     def _call(self, model: nn.Module, flat: Tensor, buffers: Buffers, inputs: Tensor) -> Tensor:
-        # The fused attention kernels know nothing of runs; the formula maps.
-        formula = sdpa_kernel(SDPBackend.MATH)
         precision = torch.autocast(flat.device.type, torch.bfloat16, enabled=self._mixed_precision)
-        with formula, precision:
+        with _formulas(), precision:
             outputs: Tensor = functional_call(model, self._unflatten(flat) | buffers, (inputs,))
         return outputs.to(self.dtype) if self._mixed_precision else outputs
 
