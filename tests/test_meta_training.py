@@ -95,16 +95,16 @@ def test_ctrl_c_keeps_every_whole_rollout(moons, tmp_path, monkeypatch, cut_at, 
     env, config = configs(total_decisions=240)
     groups, _ = make_groups([moons], env, config, {})
     agent = make_agent(groups, config, seed=0)
-    original = groups[0].step
+    original = groups.step
     calls = []
 
-    def step(asked):
+    def step(*arguments):
         calls.append(1)
         if len(calls) == cut_at:
             raise KeyboardInterrupt
-        return original(asked)
+        return original(*arguments)
 
-    monkeypatch.setattr(groups[0], "step", step)
+    monkeypatch.setattr(groups, "step", step)
     with pytest.raises(KeyboardInterrupt):
         learn(agent, config, tmp_path, resumed=False)
     monkeypatch.undo()
@@ -151,11 +151,11 @@ def test_references_that_are_known_are_not_measured_again(moons, monkeypatch):
     env, config = configs()
     groups, levels = make_groups([moons], env, config, {})
     monkeypatch.setattr(
-        "trainpilot.agents.meta_training.measure_reference", lambda runs: pytest.fail("swept")
+        "trainpilot.envs.worker.measure_reference", lambda runs: pytest.fail("swept")
     )
     again, same = make_groups([moons], env, config, levels)
     assert levels == same
-    assert again[0]._reward.reference == groups[0]._reward.reference
+    assert again.groups[0]._reward.reference == groups.groups[0]._reward.reference
 
 
 def test_mini_batches_divide_a_rollout():
