@@ -219,14 +219,16 @@ def test_the_reference_is_adams_default_whatever_adam_is_set_to(run, tmp_path):
     assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] != 1
 
 
-def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path):
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path, n_workers):
     command = [sys.executable, "-m", "trainpilot.agents.train", *TINY]
     long = ["agent.total_decisions=10_000_000", "env.compiled=false", f"hydra.run.dir={tmp_path}"]
     process = subprocess.Popen(
-        [*command, *long, "agent.checkpoint_seconds=0"],
+        [*command, *long, "agent.checkpoint_seconds=0", f"agent.n_workers={n_workers}"],
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        start_new_session=True,
         # As from a terminal, where a child takes Ctrl-C even if the test run ignores it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -234,7 +236,8 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path):
     deadline = time.monotonic() + 60
     while not checkpoint.is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers are sent it too
+    # Workers hold the same pipe for errors: it ends when the last of them has.
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "resume=true to go on" in err

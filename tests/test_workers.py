@@ -205,7 +205,11 @@ def test_no_worker_outlives_its_parent(tmp_path, end):
     )
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
-    assert all(alive(pid) for pid in workers)
+    for pid in workers:
+        assert alive(pid)
+        # Ctrl-C is kept from a worker from its first moment, before any of its own code runs.
+        blocked = Path(f"/proc/{pid}/status").read_text().split("SigBlk:")[1].split()[0]
+        assert int(blocked, 16) & 1 << signal.SIGINT - 1
     if end == signal.SIGINT:  # as a terminal sends it: to all processes of the group
         os.killpg(process.pid, end)
     else:
