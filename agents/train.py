@@ -65,10 +65,11 @@ def train(config: TrainConfig) -> None:
 
 def _learn(agent: PPO, config: TrainConfig, folder: Path) -> None:
     """Let the agent learn, and tell the user where things stand."""
-    processes = f"{config.agent.n_workers} workers" if config.agent.n_workers else "one process"
+    n_workers = config.agent.n_workers
+    workers = f"in {n_workers} worker{'s' * (n_workers > 1)}, " if n_workers else ""
     say(
         f"meta-training on {len(config.suite.tasks)} tasks, {config.agent.runs_per_task} inner "
-        f"runs each, in {processes}, "
+        f"runs each, {workers}"
         f"inner steps {'compiled' if config.env.compiled else 'not compiled'}; "
         f"curves: tensorboard --logdir {folder / 'tensorboard'}"
     )

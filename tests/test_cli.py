@@ -178,8 +178,10 @@ def test_resume_goes_on_from_the_last_checkpoint(run, tmp_path):
     changed = run("train", *longer, "agent.hidden=[8]")
     assert changed.code == 2
     assert "agent.hidden=[64, 64]; given: agent.hidden=[8]" in changed.err
-    second = run("train", *longer)
+    # The number of workers is no setting of what is learned, and may change.
+    second = run("train", *longer, "agent.n_workers=1")
     assert second.code == 0, second.err
+    assert "4 inner runs each, in 1 worker, inner steps" in second.err
     metadata = read_metadata(tmp_path / "out" / "policy.safetensors")
     assert metadata["training"]["decisions"] == 128
 
