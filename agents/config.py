@@ -46,6 +46,8 @@ class AgentConfig:
         normalise_by_reference: give each task's reward in units of what the best of a grid of
             fixed configurations reaches; costs a sweep of the grid at the start.
         checkpoint_seconds: least time between two checkpoints (seconds), >= 0.
+        n_workers: processes that the inner runs are spread over, as many as cores at best;
+            0 for none but this one. The result does not depend on it.
     """
 
     total_decisions: int = 1_000_000
@@ -60,6 +62,7 @@ class AgentConfig:
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     normalise_by_reference: bool = True
     checkpoint_seconds: float = 20.0
+    n_workers: int = 0
 
     def validate(self) -> None:
         """Check every field's range.
@@ -75,6 +78,7 @@ class AgentConfig:
             ("n_epochs", 1),
             ("entropy_coefficient", 0),
             ("checkpoint_seconds", 0),
+            ("n_workers", 0),
         ):
             value = getattr(self, name)
             require(value >= least, f"agent.{name} must be at least {least}", value)

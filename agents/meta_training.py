@@ -17,11 +17,10 @@ from trainpilot.agents.files import atomic_path, read_json
 from trainpilot.agents.policy import ObservationNormaliser, policy_kwargs
 from trainpilot.agents.progress import ProgressBar
 from trainpilot.envs.config import EnvConfig
-from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.groups import Groups, GroupSpec
 from trainpilot.envs.observation import Observation
-from trainpilot.envs.reference import measure_reference
-from trainpilot.envs.rewards import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
+from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.protocol import InnerTask
 
@@ -34,39 +33,47 @@ IDENTITY = Path("checkpoints") / "identity.json"
 
 def make_groups(
     tasks: list[InnerTask], env: EnvConfig, agent: AgentConfig, known: dict[str, float]
-) -> tuple[list[InnerRuns], dict[str, float]]:
+) -> tuple[Groups, dict[str, float]]:
     """Rows of inner runs for each task, each task's reward in its own unit.
 
     Args:
         tasks: to learn from.
         env: configuration; `compiled` None is decided here.
-        agent: rows for each task, and whether rewards are normalised.
+        agent: rows for each task, workers, and whether rewards are normalised.
         known: level of each task's reference, where it has been measured before.
 
     Returns:
-        The groups, and the level of each task's reference.
+        The groups, which must be closed in the end, and the level of each task's reference.
     """
     if env.compiled is None:
         env.compiled = agent.total_decisions >= _WORTH_COMPILING
-    levels = dict(known)
-    groups = []
-    with ProgressBar("preparing tasks", len(tasks)) as progress:
-        for done, task in enumerate(tasks):
-            progress.update(done, task.name)
-            runs = InnerRuns(task, agent.runs_per_task, env)
-            if agent.normalise_by_reference:
-                if task.name not in levels:
-                    levels[task.name] = measure_reference(runs).final_level
-                runs.set_reference(TaskReference(levels[task.name]))
-            groups.append(runs)
-        progress.update(len(tasks))
-    return groups, levels
+    measure = agent.normalise_by_reference
+    specs = [
+        GroupSpec(
+            task,
+            agent.runs_per_task,
+            env,
+            reference=known.get(task.name) if measure else None,
+            measure=measure,
+        )
+        for task in tasks
+    ]
+    with ProgressBar("preparing tasks", agent.runs_per_task * len(tasks)) as progress:
+        ready = 0
+
+        def on_ready(spec: GroupSpec) -> None:
+            nonlocal ready
+            ready += spec.n_rows
+            progress.update(ready, spec.task.name)
+
+        groups = start_groups(specs, agent.n_workers, on_ready)
+    return groups, known | groups.levels
 
 
-def make_agent(groups: list[InnerRuns], agent: AgentConfig, seed: int) -> PPO:
+def make_agent(groups: Groups, agent: AgentConfig, seed: int) -> PPO:
     """A new PPO agent on these rows."""
     env = InnerTrainingVecEnv(groups, seed)
-    n_steps = groups[0].config.decisions
+    n_steps = groups.config.decisions
     rate = agent.learning_rate
     rollout = n_steps * env.num_envs
     return PPO(
@@ -123,7 +130,7 @@ def check_resumable(folder: Path, identity: dict[str, Any]) -> None:
             )
 
 
-def resume_agent(groups: list[InnerRuns], folder: Path, seed: int) -> PPO:
+def resume_agent(groups: Groups, folder: Path, seed: int) -> PPO:
     """The agent as the last checkpoint left it; its inner runs start anew.
 
     Checkpoints are Stable-Baselines3's own and are unpickled: resume only what you trained.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from contextlib import closing
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from stable_baselines3 import PPO
 
 from trainpilot.agents.config import TrainConfig, check_seed
 from trainpilot.agents.files import read_json, write_json
@@ -40,15 +42,34 @@ def train(config: TrainConfig) -> None:
         check_resumable(folder, identity)
         known = read_json(references) if references.is_file() else {}
     groups, levels = make_groups(make_tasks(config.suite.tasks), config.env, config.agent, known)
-    if config.resume:
-        agent = resume_agent(groups, folder, config.seed)
-    else:
-        agent = make_agent(groups, config.agent, config.seed)
-        _set_aside(folder)
-        write_json(folder / IDENTITY, identity)
-        write_json(references, levels)
+    # Whatever happens from here on, no worker is left behind.
+    with closing(groups):
+        if config.resume:
+            agent = resume_agent(groups, folder, config.seed)
+        else:
+            agent = make_agent(groups, config.agent, config.seed)
+            _set_aside(folder)
+            write_json(folder / IDENTITY, identity)
+            write_json(references, levels)
+        _learn(agent, config, folder)
+    path = folder / "policy.safetensors"
+    save_policy(
+        path,
+        agent.policy,
+        groups.actions,
+        list(config.agent.hidden),
+        _training(config, agent.num_timesteps),
+    )
+    say(f"learned from {agent.num_timesteps:,} decisions; the policy is {path}")
+
+
+def _learn(agent: PPO, config: TrainConfig, folder: Path) -> None:
+    """Let the agent learn, and tell the user where things stand."""
+    n_workers = config.agent.n_workers
+    workers = f"in {n_workers} worker{'s' * (n_workers > 1)}, " if n_workers else ""
     say(
-        f"meta-training on {len(groups)} tasks, {groups[0].n_runs} inner runs each, "
+        f"meta-training on {len(config.suite.tasks)} tasks, {config.agent.runs_per_task} inner "
+        f"runs each, {workers}"
         f"inner steps {'compiled' if config.env.compiled else 'not compiled'}; "
         f"curves: tensorboard --logdir {folder / 'tensorboard'}"
     )
@@ -61,15 +82,6 @@ def train(config: TrainConfig) -> None:
                 f"same command with hydra.run.dir={folder} resume=true to go on"
             )
         raise
-    path = folder / "policy.safetensors"
-    save_policy(
-        path,
-        agent.policy,
-        groups[0].actions,
-        list(config.agent.hidden),
-        _training(config, agent.num_timesteps),
-    )
-    say(f"learned from {agent.num_timesteps:,} decisions; the policy is {path}")
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:
@@ -79,6 +91,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
     for group, name in (
         ("agent", "total_decisions"),
         ("agent", "checkpoint_seconds"),
+        ("agent", "n_workers"),
         ("env", "compiled"),
     ):
         del settings[group][name]

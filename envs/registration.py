@@ -8,6 +8,10 @@ ENV_ID = "trainpilot/InnerTraining-v0"
 
 
 def register_envs() -> None:
-    """Make `gymnasium.make("trainpilot/InnerTraining-v0")` work; repeated calls do nothing."""
+    """Make `gymnasium.make` and `make_vec` know the environment; repeated calls do nothing."""
     if ENV_ID not in gymnasium.registry:
-        gymnasium.register(id=ENV_ID, entry_point="trainpilot.envs.single:InnerTrainingEnv")
+        gymnasium.register(
+            id=ENV_ID,
+            entry_point="trainpilot.envs.single:InnerTrainingEnv",
+            vector_entry_point="trainpilot.envs.gymnasium_vector:InnerTrainingVectorEnv",
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,36 +9,39 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from trainpilot.envs.groups import Groups
 from trainpilot.envs.hyperparameters import IntArray
-from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.observation import Observation
-from trainpilot.envs.single import observation_space, outcome_info
+from trainpilot.envs.row_seeds import RowSeeds
+from trainpilot.envs.single import observation_space
+from trainpilot.envs.transition import Transition, decision_columns, hyperparameter_columns
 
 
 class InnerTrainingVecEnv(VecEnv):
     """Groups of rows, one group for each task; a row that ends starts anew in place.
 
     Args:
-        groups: inner runs, one entry for each task; all with the same actions.
-        seed: fixes the seeds of all runs to come.
+        groups: of inner runs, in this process or in workers; all with the same actions.
+        seed: fixes the seeds of all runs to come, each row's by its number.
 
     Attributes:
         groups: as given.
         task_names: name of each row's task, `n_envs` of them.
     """
 
-    def __init__(self, groups: Sequence[InnerRuns], seed: int) -> None:
-        self.groups = list(groups)
-        self.task_names = [group.task.name for group in groups for _ in range(group.n_runs)]
-        self._generator = np.random.default_rng(seed)
+    def __init__(self, groups: Groups, seed: int) -> None:
+        self.groups = groups
+        self.task_names = groups.task_names
         self._actions: IntArray = np.zeros((0, 0), dtype=np.int64)
         # SB3 asks every environment for its render mode while it is set up.
         self.render_mode = None
         super().__init__(
             len(self.task_names),
             observation_space(),
-            spaces.MultiDiscrete(groups[0].actions.n_choices),
+            spaces.MultiDiscrete(groups.actions.n_choices),
         )
+        self._run_seeds = RowSeeds(self.num_envs)
+        self._seed_rows(seed)
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, dtype=np.int64)
 
@@ -50,74 +52,54 @@ class InnerTrainingVecEnv(VecEnv):
             Observations, `(n_envs, n_features)`.
         """
         if self._seeds[0] is not None:  # as `seed(...)` left it, for this reset alone
-            self._generator = np.random.default_rng(self._seeds[0])
+            self._seed_rows(self._seeds[0])
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
         self._lengths[:] = 0
-        observations = [
-            group.reset(range(group.n_runs), self._draw_seeds(group.n_runs))
-            for group in self.groups
-        ]
-        return np.concatenate(observations)
+        start = self.groups.reset(self._run_seeds.next)
+        self._run_seeds.advance(range(self.num_envs))
+        return start.observation
 
     def step_async(self, actions: IntArray) -> None:
         """Take the actions, `(n_envs, n_heads)`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Make the decision in every group."""
-        observations, rewards, dones = [], [], []
-        infos: list[dict[str, Any]] = []
-        first = 0
-        for group in self.groups:
-            rows = slice(first, first + group.n_runs)
-            first += group.n_runs
-            asked = group.actions.apply(group.hyperparameters, self._actions[rows])
-            outcome = group.step(asked)
-            done = outcome.terminated | outcome.truncated
-            self._returns[rows] += outcome.reward
-            self._lengths[rows] += 1
-            infos += [outcome_info(outcome, row) for row in range(group.n_runs)]
-            observation = outcome.observation
-            ended = np.flatnonzero(done).tolist()
-            if ended:
-                for row in ended:
-                    self._close_episode(
-                        infos[rows.start + row],
-                        rows.start + row,
-                        observation[row],
-                        diverged=bool(outcome.terminated[row]),
-                    )
-                observation = group.reset(ended, self._draw_seeds(len(ended)))
-            observations.append(observation)
-            rewards.append(outcome.reward)
-            dones.append(done)
+        """Make the decision in every row."""
+        transition = self.groups.step(self._actions, self._run_seeds.next)
+        self._returns += transition.reward
+        self._lengths += 1
+        infos = _infos(transition)
+        ended = np.flatnonzero(transition.ended).tolist()
+        for row in ended:
+            self._close_episode(infos[row], row, transition)
+        self._run_seeds.advance(ended)
         return (
-            np.concatenate(observations),
-            np.concatenate(rewards).astype(np.float32),
-            np.concatenate(dones),
+            transition.observation,
+            transition.reward.astype(np.float32),
+            transition.ended,
             infos,
         )
 
-    def _close_episode(
-        self, info: dict[str, Any], env: int, observation: Observation, *, diverged: bool
-    ) -> None:
-        info["terminal_observation"] = observation
+    def _close_episode(self, info: dict[str, Any], row: int, transition: Transition) -> None:
+        info["terminal_observation"] = transition.terminal_observation[row]
         # The budget is part of the problem and is observed, so that nothing is to be had after
         # it: SB3 must not add the value of a state beyond it, as it would for a time limit.
         info["TimeLimit.truncated"] = False
-        info["diverged"] = diverged
-        info["task"] = self.task_names[env]
-        info["episode"] = {"r": float(self._returns[env]), "l": int(self._lengths[env])}
-        self._returns[env] = 0
-        self._lengths[env] = 0
+        info["diverged"] = bool(transition.terminated[row])
+        info["task"] = self.task_names[row]
+        info["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row])}
+        self._returns[row] = 0
+        self._lengths[row] = 0
 
-    def _draw_seeds(self, n_seeds: int) -> list[int]:
-        return [int(seed) for seed in self._generator.integers(2**31, size=n_seeds)]
+    def _seed_rows(self, seed: int) -> None:
+        # By the row and not by the seed plus the row: neighbouring seeds would share runs.
+        self._run_seeds.seed([(seed, row) for row in range(self.num_envs)])
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Let go of the groups, and of their workers."""
+        self.groups.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The same attribute for every row asked for."""
@@ -144,3 +126,10 @@ class InnerTrainingVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """No row is wrapped."""
         return [False] * len(list(self._get_indices(indices)))
+
+
+def _infos(transition: Transition) -> list[dict[str, Any]]:
+    """What `info` says of each row's decision."""
+    columns = decision_columns(transition) | hyperparameter_columns(transition.hyperparameters)
+    rows = zip(*[values.tolist() for values in columns.values()], strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -178,8 +178,10 @@ def test_resume_goes_on_from_the_last_checkpoint(run, tmp_path):
     changed = run("train", *longer, "agent.hidden=[8]")
     assert changed.code == 2
     assert "agent.hidden=[64, 64]; given: agent.hidden=[8]" in changed.err
-    second = run("train", *longer)
+    # The number of workers is no setting of what is learned, and may change.
+    second = run("train", *longer, "agent.n_workers=1")
     assert second.code == 0, second.err
+    assert "4 inner runs each, in 1 worker, inner steps" in second.err
     metadata = read_metadata(tmp_path / "out" / "policy.safetensors")
     assert metadata["training"]["decisions"] == 128
 
@@ -219,14 +221,16 @@ def test_the_reference_is_adams_default_whatever_adam_is_set_to(run, tmp_path):
     assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] != 1
 
 
-def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path):
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path, n_workers):
     command = [sys.executable, "-m", "trainpilot.agents.train", *TINY]
     long = ["agent.total_decisions=10_000_000", "env.compiled=false", f"hydra.run.dir={tmp_path}"]
     process = subprocess.Popen(
-        [*command, *long, "agent.checkpoint_seconds=0"],
+        [*command, *long, "agent.checkpoint_seconds=0", f"agent.n_workers={n_workers}"],
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        start_new_session=True,
         # As from a terminal, where a child takes Ctrl-C even if the test run ignores it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -234,7 +238,8 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path):
     deadline = time.monotonic() + 60
     while not checkpoint.is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers are sent it too
+    # Workers hold the same pipe for errors: it ends when the last of them has.
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "resume=true to go on" in err

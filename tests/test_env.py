@@ -10,8 +10,10 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import trainpilot
 from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.vector import InnerTrainingVecEnv
+from trainpilot.envs.worker import Worker
 from trainpilot.inner_tasks import TrainpilotError
 
 KEEP_ADAM = np.array([2, 1])
@@ -131,11 +133,11 @@ def test_ansi_rendering_tells_the_state(moons):
 
 def test_vector_rows_equal_the_single_environment_and_restart_in_place(moons):
     config = EnvConfig(decisions=3, micro_batches_per_decision=2)
-    env = InnerTrainingVecEnv([InnerRuns(moons, 2, config)], seed=5)
+    env = InnerTrainingVecEnv(Worker([GroupSpec(moons, 2, config)]), seed=5)
     first = env.reset()
-    seeds = np.random.default_rng(5).integers(2**31, size=2).tolist()
+    seed = int(np.random.default_rng([5, 1]).integers(2**31))
     single = InnerRuns(moons, 1, config)
-    alone = [single.reset([0], seeds[1:])[0]]
+    alone = [single.reset([0], [seed])[0]]
     np.testing.assert_allclose(first[1], alone[0], atol=1e-5)
     total = 0.0
     for step in range(3):
@@ -151,7 +153,7 @@ def test_vector_rows_equal_the_single_environment_and_restart_in_place(moons):
 
 
 def test_vector_seed_is_that_of_the_next_reset(moons):
-    env = InnerTrainingVecEnv([InnerRuns(moons, 2, EnvConfig(decisions=2))], seed=5)
+    env = InnerTrainingVecEnv(Worker([GroupSpec(moons, 2, EnvConfig(decisions=2))]), seed=5)
     first = env.reset()
     second = env.reset()
     env.seed(5)

@@ -73,6 +73,19 @@ def test_same_seed_same_policy(moons, tmp_path):
         assert torch.equal(value, states[1][key]), key
 
 
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_same_seed_same_policy_for_any_number_of_workers(moons, tmp_path, n_workers):
+    states = []
+    for workers in (0, n_workers):
+        env, config = configs(n_workers=workers)
+        # Two workers divide the task's rows, and its reference is measured in one of them.
+        groups, agent = train([moons], tmp_path / str(workers), config, env)
+        groups.close()
+        states.append(agent.policy.state_dict())
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
 def test_training_goes_on_from_its_checkpoint(moons, tmp_path):
     env, config = configs(total_decisions=120)
     groups, agent = train([moons], tmp_path, config, env)
@@ -95,16 +108,16 @@ def test_ctrl_c_keeps_every_whole_rollout(moons, tmp_path, monkeypatch, cut_at, 
     env, config = configs(total_decisions=240)
     groups, _ = make_groups([moons], env, config, {})
     agent = make_agent(groups, config, seed=0)
-    original = groups[0].step
+    original = groups.step
     calls = []
 
-    def step(asked):
+    def step(*arguments):
         calls.append(1)
         if len(calls) == cut_at:
             raise KeyboardInterrupt
-        return original(asked)
+        return original(*arguments)
 
-    monkeypatch.setattr(groups[0], "step", step)
+    monkeypatch.setattr(groups, "step", step)
     with pytest.raises(KeyboardInterrupt):
         learn(agent, config, tmp_path, resumed=False)
     monkeypatch.undo()
@@ -151,11 +164,11 @@ def test_references_that_are_known_are_not_measured_again(moons, monkeypatch):
     env, config = configs()
     groups, levels = make_groups([moons], env, config, {})
     monkeypatch.setattr(
-        "trainpilot.agents.meta_training.measure_reference", lambda runs: pytest.fail("swept")
+        "trainpilot.envs.worker.measure_reference", lambda runs: pytest.fail("swept")
     )
     again, same = make_groups([moons], env, config, levels)
     assert levels == same
-    assert again[0]._reward.reference == groups[0]._reward.reference
+    assert again.groups[0]._reward.reference == groups.groups[0]._reward.reference
 
 
 def test_mini_batches_divide_a_rollout():
@@ -173,6 +186,7 @@ def test_mini_batches_divide_a_rollout():
         ({"learning_rate": 0.0}, "agent.learning_rate must be above 0; given: 0.0"),
         ({"learning_rate": float("inf")}, "agent.learning_rate must be finite; given: inf"),
         ({"gamma": 1.5}, r"agent.gamma must lie in \(0, 1\]; given: 1.5"),
+        ({"n_workers": -1}, "agent.n_workers must be at least 0; given: -1"),
         ({"hidden": [0]}, r"agent.hidden must hold widths of at least 1; given: \[0\]"),
     ],
 )

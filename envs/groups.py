@@ -1,0 +1,76 @@
+"""Groups of rows, one group for each task: what is wanted, and how it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.hyperparameters import IntArray
+from trainpilot.envs.transition import Start, Transition
+from trainpilot.inner_tasks.protocol import InnerTask
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """Rows of inner runs of one task.
+
+    Attributes:
+        task: the inner task.
+        n_rows: number of rows, at least 1.
+        config: of the environment.
+        reference: level of `outer_valid` that is the unit of the reward, if it is known.
+        measure: measure the reference where it is not known.
+    """
+
+    task: InnerTask
+    n_rows: int
+    config: EnvConfig
+    reference: float | None = None
+    measure: bool = False
+
+
+#: Called with each group's specification as soon as the group can train.
+OnReady = Callable[[GroupSpec], None]
+
+
+class Groups(Protocol):
+    """Groups of rows, in this process (`Worker`) or in others (`WorkerPool`).
+
+    Rows are numbered through all groups. The caller gives every run its seed, so that nothing
+    depends on who holds a row.
+
+    Attributes:
+        actions: what a learned policy controls; the same for all groups.
+        config: of the first group.
+        task_names: name of each row's task, `n_rows` of them.
+        levels: level of each task's reference, where it is known, by task.
+    """
+
+    actions: ActionSpec
+    config: EnvConfig
+    task_names: list[str]
+    levels: dict[str, float]
+
+    def reset(self, seeds: IntArray) -> Start:
+        """Start every row anew.
+
+        Args:
+            seeds: of the runs, `(n_rows,)`, each at least 0.
+        """
+        ...
+
+    def step(self, actions: IntArray, seeds: IntArray) -> Transition:
+        """Make a decision in every row; a row whose run ends starts anew.
+
+        Args:
+            actions: index of the choice of each head, `(n_rows, n_heads)`.
+            seeds: of the run that follows in each row, should the present one end, `(n_rows,)`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; repeated calls do nothing."""
+        ...

@@ -1,0 +1,72 @@
+"""Memory that the parent and its workers share: actions and seeds in, transitions out."""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import NamedTuple
+
+import numpy as np
+
+from trainpilot.envs.hyperparameters import IntArray
+from trainpilot.envs.transition import Array, Transition
+
+#: Arrays begin at multiples of a cache line (bytes).
+_ALIGNMENT = 64
+
+
+class RowViews(NamedTuple):
+    """Arrays that stand in the shared memory.
+
+    Attributes:
+        actions: `(n_rows, n_heads)`.
+        seeds: of the runs that begin, `(n_rows,)`.
+        transition: what came of the actions, `(n_rows, ...)` each.
+    """
+
+    actions: IntArray
+    seeds: IntArray
+    transition: Transition
+
+
+class SharedRows:
+    """One block of memory for all rows; travels to a process as it is started.
+
+    The block has no name: nothing is left of it when the last process that uses it has ended,
+    whichever way it ended.
+
+    Args:
+        n_rows: number of rows of all workers.
+        n_heads: number of choices in an action.
+    """
+
+    def __init__(self, n_rows: int, n_heads: int) -> None:
+        self._n_rows, self._n_heads = n_rows, n_heads
+        blank = self._blank()
+        arrays = [blank.actions, blank.seeds, *blank.transition.arrays()]
+        self._memory = multiprocessing.get_context("spawn").RawArray(
+            "b", sum(_space(array) for array in arrays)
+        )
+
+    def views(self, rows: slice = slice(None)) -> RowViews:
+        """Arrays of some of the rows; what one process writes, the others read."""
+        offset = 0
+
+        def view(like: Array) -> Array:
+            nonlocal offset
+            array = np.frombuffer(self._memory, like.dtype, like.size, offset).reshape(like.shape)
+            offset += _space(like)
+            return array[rows]
+
+        blank = self._blank()
+        return RowViews(view(blank.actions), view(blank.seeds), blank.transition.map(view))
+
+    def _blank(self) -> RowViews:
+        return RowViews(
+            np.zeros((self._n_rows, self._n_heads), dtype=np.int64),
+            np.zeros(self._n_rows, dtype=np.int64),
+            Transition.blank(self._n_rows),
+        )
+
+
+def _space(array: Array) -> int:
+    return -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
