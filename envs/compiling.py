@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch._inductor
@@ -49,5 +49,5 @@ def compile_function(function: TensorFunction, examples: Sequence[Tensor]) -> Te
             # The trace's fake tensors belong to a mode that the compiler does not know.
             if node.op == "placeholder":
                 node.meta.clear()
-        inputs = [example.clone() for example in examples]
+        inputs: list[Any] = [example.clone() for example in examples]
         return cast("TensorFunction", torch._inductor.compile(graph, inputs, options=_OPTIONS))

@@ -184,29 +184,27 @@ class Engine:
             largest,
         )
         plan = self._schedule.plan(hyperparameters, n_micro_batches)
-        keys = step_keys(self._seeds, self._position, n_micro_batches)
         # Rows that only fill up the last tile train on the first row's data with rate 0.
         padding = [(0, self._n_rows - self.n_runs), (0, 0)]
         places = np.pad(self._position[:, None] + np.arange(n_micro_batches), padding)
         indices = self._order[np.arange(self._n_rows)[:, None], places].long()
+        keys = np.pad(step_keys(self._seeds, self._position, n_micro_batches), padding)
         gradient_scalars = np.pad(plan.gradient, [*padding, (0, 0)])
         update_scalars = np.pad(plan.update, [*padding, (0, 0)])
-        sums = torch.empty(
-            len(StepSums._fields), self._n_rows, n_micro_batches, dtype=self._model.dtype
-        ).to(self._device)
+        sums = []
         with torch.no_grad():
             for first in range(0, self._n_rows, self._tile):
                 rows = slice(first, first + self._tile)
-                self._advance_tile(
+                tile_sums = self._advance_tile(
                     rows,
                     self._steps_first(indices[rows]),
                     self._steps_first(torch.from_numpy(gradient_scalars[rows])),
                     self._steps_first(torch.from_numpy(update_scalars[rows])),
-                    self._steps_first(torch.from_numpy(np.pad(keys, padding)[rows])),
-                    sums[:, rows],
+                    self._steps_first(torch.from_numpy(keys[rows])),
                 )
+                sums.append(tile_sums)
         self._position += n_micro_batches
-        step_sums = StepSums(*sums[:, : self.n_runs].double().cpu().numpy())
+        step_sums = StepSums(*np.concatenate(sums, axis=1)[:, : self.n_runs])
         before, self._mean_square = self._mean_square, step_sums.mean_square[:, -1]
         return make_signals(step_sums, before, plan.mean_correction, plan.updated)
 
@@ -223,9 +221,8 @@ class Engine:
         gradient_scalars: Tensor,
         update_scalars: Tensor,
         keys: Tensor,
-        sums: Tensor,
-    ) -> None:
-        """All steps of a decision for one tile; what the steps sum goes to `sums`."""
+    ) -> np.ndarray:
+        """All steps of a decision for one tile: `StepSums`, `(8, n_rows, n_steps)`."""
         model = self._model
         state = [self._parameters[rows], *(self._moments[name][rows] for name in MOMENT_NAMES)]
         blocks = [part.view(-1, model.block_size) for part in state]
@@ -233,19 +230,22 @@ class Engine:
         buffers = [value[rows] for value in self._buffers.values()]
         scalars = update_scalars.repeat_interleave(model.n_blocks, dim=1)
         data = (self._train.inputs, self._train.targets)
+        losses, sums = [], []
         for step in range(len(indices)):
-            gradient, own, loss, square, factor = self._gradients(
+            gradient, own, factor, measured = self._gradients(
                 state[0], indices[step], gradient_scalars[step], keys[step], *data,
                 *accumulated, *buffers,
             )  # fmt: skip
-            reduced = self._update(
+            (summed,) = self._update(
                 *blocks, *blocks, gradient.view(-1, model.block_size),
                 own.view(-1, model.block_size), factor, scalars[step],
             )  # fmt: skip
-            sums[0, :, step] = loss
-            sums[1, :, step] = square
-            for number, value in enumerate(reduced, start=2):
-                torch.sum(value.view(-1, model.n_blocks), 1, out=sums[number, :, step])
+            losses.append(measured)
+            sums.append(summed)
+        # (n_sums, n_rows, n_blocks, n_steps)
+        by_block = torch.stack(sums, dim=2).view(len(summed), -1, model.n_blocks, len(sums))
+        both = torch.cat([torch.stack(losses, dim=2).double(), by_block.double().sum(2)])
+        return both.cpu().numpy()
 
     def evaluate(self) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`."""

@@ -79,8 +79,8 @@ class InnerStep:
 
         Returns:
             Gradient of the update `(n_rows, width)`, mean over what was accumulated but not
-            yet clipped; gradient of this micro-batch; its loss `(n_rows,)`; its squared norm;
-            and the factor that clips, `(n_rows * n_blocks, 1)`.
+            yet clipped; gradient of this micro-batch; the factor that clips, `(n_rows *
+            n_blocks, 1)`; and loss and squared norm of the micro-batch, `(2, n_rows)`.
         """
         given = iter(tensors)
         parameters, indices, scalars, keys = (next(given) for _ in range(4))
@@ -97,7 +97,7 @@ class InnerStep:
             gradient = total * share
             gradient_square = self._sum(gradient * gradient)
         factor = (clip / (gradient_square.sqrt() + _CLIP_EPSILON)).clamp(max=1)
-        return [gradient, own, loss, square, self._per_block(factor)]
+        return [gradient, own, self._per_block(factor), torch.stack([loss, square])]
 
     def update(self, *tensors: Tensor) -> list[Tensor]:
         """Move every row by its own optimizer.
@@ -109,7 +109,7 @@ class InnerStep:
                 `(n_rows * n_blocks, 9)`.
 
         Returns:
-            `UPDATE_SUMS`, `(n_rows * n_blocks,)` each.
+            `UPDATE_SUMS`, `(6, n_rows * n_blocks)`.
         """
         given = iter(tensors)
         parameters, *old = _take(given, 1 + len(MOMENT_NAMES))
@@ -142,7 +142,7 @@ class InnerStep:
         reduced = [product.sum(1) for product in sums]
         for target, value in zip(targets, values, strict=True):
             target.copy_(value)
-        return reduced
+        return [torch.stack(reduced)]
 
     def _loss(
         self, flat: Tensor, buffers: Buffers, key: Tensor, inputs: Tensor, targets: Tensor

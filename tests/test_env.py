@@ -171,7 +171,7 @@ def test_vector_seed_is_that_of_the_next_reset(moons):
         ({"start": StartConfig(["lamb"])}, "unknown optimizer 'lamb'"),
         ({"start": StartConfig(["adam"], 1e-2, 1e-3)}, "0 < learning_rate_low <="),
         ({"actions": ActionConfig(learning_rate=[0.0])}, "factors above 0; given"),
-        ({"actions": ActionConfig([], [], [], [])}, "at least one hyperparameter"),
+        ({"actions": ActionConfig(learning_rate=[], optimizers=[])}, "at least one hyperparameter"),
         ({"guard": GuardConfig(1.0)}, "max_loss_ratio must be above 1; given: 1.0"),
     ],
 )

@@ -74,7 +74,7 @@ def test_constant_is_constant_and_uses_its_own_optimizer():
     start = Hyperparameters.full(3)
     view = View(np.zeros((3, len(FEATURES)), dtype=np.float32), start, np.ones(3), 0, DECISIONS)
     expected = {"learning_rate": 0.05, "weight_decay": 0.1, "momentum": 0.8, "optimizer": "sgd"}
-    assert controller.decide(view).hyperparameters.row(2) == expected
+    assert controller.decide(view).hyperparameters.row(2).items() >= expected.items()
 
 
 def test_cosine_equals_torch():
