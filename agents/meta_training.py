@@ -169,6 +169,7 @@ class MetaTraining(BaseCallback):
         self._saved = time.monotonic()
         self._returns: dict[str, list[float]] = defaultdict(list)
         self._diverged: list[bool] = []
+        self._hopeless: list[bool] = []
         self._note = ""
 
     def _on_rollout_start(self) -> None:
@@ -191,6 +192,7 @@ class MetaTraining(BaseCallback):
             if "episode" in info:
                 self._returns[info["task"]].append(info["episode"]["r"])
                 self._diverged.append(info["diverged"])
+                self._hopeless.append(info["hopeless"])
         self._progress.update(self.num_timesteps, self._note)
         return True
 
@@ -203,9 +205,11 @@ class MetaTraining(BaseCallback):
             means = [float(np.mean(returns)) for returns in self._returns.values()]
             self.logger.record("return/mean_of_tasks", float(np.mean(means)))
             self.logger.record("guard/divergence_rate", float(np.mean(self._diverged)))
+            self.logger.record("guard/hopeless_rate", float(np.mean(self._hopeless)))
             self._note = f"mean return {np.mean(means):.2f}"
         self._returns.clear()
         self._diverged.clear()
+        self._hopeless.clear()
 
     def close(self) -> None:
         """Write the last checkpoint; a rollout that was not collected whole is not counted."""

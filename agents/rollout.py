@@ -80,7 +80,11 @@ def roll_out(
     """
     names = [name for name in controllers for _ in seeds]
     inner = InnerRuns(task, len(names), config)
-    inner.reset(range(len(names)), list(seeds) * len(controllers))
+    inner.reset(
+        range(len(names)),
+        list(seeds) * len(controllers),
+        decisions=[config.decisions] * len(names),
+    )
     slices = {
         name: slice(number * len(seeds), (number + 1) * len(seeds))
         for number, name in enumerate(controllers)

@@ -26,6 +26,8 @@ class StartConfig:
         momentum: SGD's momentum, beta1 of Adam and Lion, in [0, 1).
         gradient_clip: largest norm of the gradient, > 0; null for none.
         batch_size: micro-batches in an update, at least 1.
+        shortest_budget: share of the whole budget that a run has at least, in (0, 1]; its
+            decisions are drawn uniformly from there.
     """
 
     optimizers: list[str] = field(default_factory=lambda: ["adam"])
@@ -35,6 +37,7 @@ class StartConfig:
     momentum: float = 0.9
     gradient_clip: float | None = None
     batch_size: int = 1
+    shortest_budget: float = 1.0
 
 
 @dataclass
@@ -96,14 +99,20 @@ class RewardConfig:
 
 @dataclass
 class GuardConfig:
-    """When an inner run counts as diverged.
+    """When an inner run is ended before its budget is spent.
 
     Attributes:
-        max_loss_ratio: when its `valid` loss exceeds this many times its start, or anything
-            is not finite; > 1.
+        max_loss_ratio: it has diverged when its `valid` loss exceeds this many times its
+            start, or anything is not finite; > 1.
+        hopeless_share: it is hopeless when, after `hopeless_after` of its budget, it has made
+            less than this share of the improvement that the task's reference ends with, in
+            [0, 1); 0 for never. Only where a reference is known.
+        hopeless_after: share of the budget, in (0, 1].
     """
 
     max_loss_ratio: float = 100.0
+    hopeless_share: float = 0.0
+    hopeless_after: float = 0.5
 
 
 @dataclass
@@ -188,6 +197,9 @@ class EnvConfig:
             require(weight >= 0, f"env.reward.{name} must be at least 0", weight)
         ratio = self.guard.max_loss_ratio
         require(ratio > 1, "env.guard.max_loss_ratio must be above 1", ratio)
+        share, after = self.guard.hopeless_share, self.guard.hopeless_after
+        require(0 <= share < 1, "env.guard.hopeless_share must lie in [0, 1)", share)
+        require(0 < after <= 1, "env.guard.hopeless_after must lie in (0, 1]", after)
 
 
 def check_finite(config: Any, name: str) -> None:
@@ -225,6 +237,8 @@ def _validate_start(start: StartConfig) -> None:
     require(0 <= start.momentum < 1, "env.start.momentum must lie in [0, 1)", start.momentum)
     clip = start.gradient_clip
     require(clip is None or clip > 0, "env.start.gradient_clip must be above 0, or null", clip)
+    shortest = start.shortest_budget
+    require(0 < shortest <= 1, "env.start.shortest_budget must lie in (0, 1]", shortest)
     require(start.batch_size >= 1, "env.start.batch_size must be at least 1", start.batch_size)
 
 

@@ -1,4 +1,4 @@
-"""The guard: watches every run for divergence."""
+"""The guard: watches every run for divergence and for want of hope."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from trainpilot.envs.config import GuardConfig
 from trainpilot.envs.hyperparameters import FloatArray
+from trainpilot.envs.rewards import START_LEVEL, TaskReference
 from trainpilot.envs.signals import Signals
 
 
@@ -33,3 +34,23 @@ def diverged(
     with np.errstate(invalid="ignore"):
         exploded = valid_loss > config.max_loss_ratio * start_loss
     return np.asarray(~finite | exploded)
+
+
+def hopeless(
+    config: GuardConfig, progress: FloatArray, level_now: FloatArray, reference: TaskReference
+) -> NDArray[np.bool_]:
+    """Which runs have improved too little, too late, to be worth their budget.
+
+    Args:
+        config: the thresholds.
+        progress: share of each run's budget that is spent, `(n_runs,)`.
+        level_now: level of `outer_valid` (`trainpilot.envs.rewards.level`), `(n_runs,)`.
+        reference: of the task.
+
+    Returns:
+        `(n_runs,)`.
+    """
+    improvement = START_LEVEL - level_now
+    wanted = config.hopeless_share * (START_LEVEL - reference.final_level)
+    late = (progress >= config.hopeless_after) & (progress < 1)
+    return np.asarray(late & (improvement < wanted) & (config.hopeless_share > 0))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trainpilot.envs.actions import ActionSpec, clamp
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
-from trainpilot.envs.guard import diverged
+from trainpilot.envs.guard import diverged, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
 from trainpilot.envs.observation import Observation, Reading, begin, observe
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
@@ -30,7 +30,8 @@ class Outcome(NamedTuple):
     Attributes:
         observation: `(n_runs, n_features)`.
         reward: of the decision.
-        terminated: the run has diverged.
+        terminated: the run was ended by the guard.
+        hopeless: it was so for improving too little, and not for diverging.
         truncated: the run's budget is spent.
         before: hyperparameters before the decision.
         hyperparameters: in use during it, within bounds.
@@ -43,6 +44,7 @@ class Outcome(NamedTuple):
     observation: Observation
     reward: FloatArray
     terminated: BoolArray
+    hopeless: BoolArray
     truncated: BoolArray
     before: Hyperparameters
     hyperparameters: Hyperparameters
@@ -113,7 +115,10 @@ class InnerRuns:
             mixed_precision=config.mixed_precision,
             device=config.device,
         )
-        self.set_reference(reference or TaskReference())
+        self._reward = LogImprovement(config.reward, TaskReference())
+        self._has_reference = False
+        if reference is not None:
+            self.set_reference(reference)
         self._begin_all()
 
     def _begin_all(self) -> None:
@@ -125,8 +130,9 @@ class InnerRuns:
         self._observer, self.observation = begin(self._reading(valid))
 
     def set_reference(self, reference: TaskReference) -> None:
-        """Change the unit of the reward."""
-        self._reward = LogImprovement(self.config.reward, self.config.decisions, reference)
+        """Change the unit of the reward, which is also what the guard judges by."""
+        self._reward = LogImprovement(self.config.reward, reference)
+        self._has_reference = True
 
     @property
     def decisions_made(self) -> NDArray[np.int64]:
@@ -138,24 +144,34 @@ class InnerRuns:
         rows: Sequence[int],
         seeds: Sequence[int],
         starts: Sequence[Hyperparameters] | None = None,
+        decisions: Sequence[int] | None = None,
     ) -> Observation:
         """Start runs anew in the given rows.
 
         Args:
             rows: which rows.
-            seeds: a seed for each of these rows: initial weights, data order and, where they
-                are random, the starting hyperparameters.
+            seeds: a seed for each of these rows: initial weights, data order, dropout and,
+                where they are random, the starting hyperparameters and the budget.
             starts: starting hyperparameters for each of these rows, `(1,)` each (default:
                 drawn as configured).
+            decisions: of each of these rows, at most `config.decisions` (default: drawn as
+                configured).
 
         Returns:
             The observation of all rows, `(n_runs, n_features)`.
         """
-        self.engine.reset(rows, seeds)
+        # Not the data order's own stream, so that the two draws are independent.
+        generators = [np.random.default_rng([seed, 1]) for seed in seeds]
         if starts is None:
-            # Not the data order's own stream, so that the two draws are independent.
-            generators = [np.random.default_rng([seed, 1]) for seed in seeds]
             starts = [draw_start(self.config.start, generator) for generator in generators]
+        if decisions is None:
+            fewest = math.ceil(self.config.start.shortest_budget * self.config.decisions)
+            decisions = [
+                int(generator.integers(fewest, self.config.decisions + 1))
+                for generator in generators
+            ]
+        each = self.config.micro_batches_per_decision
+        self.engine.reset(rows, seeds, [number * each for number in decisions])
         chosen = np.zeros(self.n_runs, dtype=bool)
         chosen[list(rows)] = True
         self.hyperparameters = _put(self.hyperparameters, rows, starts)
@@ -181,18 +197,27 @@ class InnerRuns:
         self.hyperparameters = clamp(asked, self.config.bounds)
         signals = self.engine.advance(self.hyperparameters, self.config.micro_batches_per_decision)
         valid, outer_valid = self.engine.evaluate()
-        terminated = diverged(self.config.guard, signals, valid.loss, self._start_valid)
-        terminated |= ~np.isfinite(outer_valid.loss)
-        remaining = self.config.decisions - self.decisions_made
+        exploded = diverged(self.config.guard, signals, valid.loss, self._start_valid)
+        exploded |= ~np.isfinite(outer_valid.loss)
+        decisions = self.engine.budgets // self.config.micro_batches_per_decision
+        remaining = decisions - self.decisions_made
         after = level(outer_valid.loss, self._start_outer)
+        given_up = np.zeros_like(exploded)
+        if self._has_reference:
+            progress, reference = self._progress(), self._reward.reference
+            given_up = hopeless(self.config.guard, progress, after, reference) & ~exploded
         switched = self.hyperparameters.optimizer != before.optimizer
-        reward = self._reward(self._level, after, terminated, remaining, switched)
+        reward = self._reward(
+            self._level, after, exploded, given_up, decisions, remaining, switched
+        )
+        terminated = exploded | given_up
         self._level = after
         self._observer, self.observation = observe(self._observer, signals, self._reading(valid))
         return Outcome(
             observation=self.observation,
             reward=reward,
             terminated=terminated,
+            hopeless=given_up,
             truncated=(remaining == 0) & ~terminated,
             before=before,
             hyperparameters=self.hyperparameters,
@@ -202,10 +227,13 @@ class InnerRuns:
             outer_valid=outer_valid,
         )
 
+    def _progress(self) -> FloatArray:
+        return np.asarray(self.engine.position / self.engine.budgets)
+
     def _reading(self, valid: Evaluation) -> Reading:
         return Reading(
             hyperparameters=self.hyperparameters,
-            progress=self.engine.position / self.config.n_micro_batches,
+            progress=self._progress(),
             valid_loss=valid.loss,
             valid_accuracy=valid.metrics.get("accuracy", np.full(self.n_runs, np.nan)),
         )

@@ -48,6 +48,7 @@ def measure_reference(runs: InnerRuns, n_seeds: int = 2) -> TaskReference:
             range(runs.n_runs),
             [seed for _, seed in padded],
             [configurations[number] for number, _ in padded],
+            [runs.config.decisions] * runs.n_runs,
         )
         start = runs.engine.evaluate()[1].loss
         diverged = np.zeros(runs.n_runs, dtype=bool)

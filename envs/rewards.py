@@ -59,16 +59,15 @@ class LogImprovement:
 
     The first two terms telescope: over a run they sum to the improvement from its start to its
     end, whatever lies between. A run that diverges is charged as if it stood at the highest
-    level for the rest of its budget, so that ending early never pays.
+    level for the rest of its budget, and one that is ended as hopeless as if it stayed where
+    it is, so that ending early never pays.
 
     Attributes:
         config: the weights.
-        decisions: decisions in a run's budget.
         reference: of the task.
     """
 
     config: RewardConfig
-    decisions: int
     reference: TaskReference
 
     def __call__(
@@ -76,6 +75,8 @@ class LogImprovement:
         before: FloatArray,
         after: FloatArray,
         diverged: NDArray[np.bool_],
+        hopeless: NDArray[np.bool_],
+        decisions: IntArray,
         remaining: IntArray,
         switched: NDArray[np.bool_],
     ) -> FloatArray:
@@ -85,11 +86,13 @@ class LogImprovement:
             before: level before the decision, `(n_runs,)`.
             after: level after it.
             diverged: whether the run ended as diverged.
+            hopeless: whether it was ended as hopeless.
+            decisions: in the run's budget.
             remaining: decisions left in the run's budget after this one.
             switched: whether the decision changed the optimizer.
         """
         after = np.where(diverged, HIGHEST_LEVEL, after)
-        charged = np.where(diverged, 1 + remaining, 1.0)
-        area = (after - self.reference.final_level) * charged / self.decisions
+        charged = np.where(diverged | hopeless, 1 + remaining, 1.0)
+        area = (after - self.reference.final_level) * charged / decisions
         improvement = before - after - self.config.area_weight * area
         return improvement / self.reference.span - self.config.switch_cost * switched

@@ -35,7 +35,8 @@ class Transition(NamedTuple):
     Attributes:
         observation: of the runs as they are now, `(n_rows, n_features)`.
         reward: of the decision, `(n_rows,)`.
-        terminated: the run has diverged, `(n_rows,)`.
+        terminated: the guard has ended the run, `(n_rows,)`.
+        hopeless: it has so for improving too little, and not for diverging, `(n_rows,)`.
         truncated: the run's budget is spent, `(n_rows,)`.
         terminal_observation: what the decision led to, before any new start,
             `(n_rows, n_features)`.
@@ -50,6 +51,7 @@ class Transition(NamedTuple):
     observation: Observation
     reward: FloatArray
     terminated: BoolArray
+    hopeless: BoolArray
     truncated: BoolArray
     terminal_observation: Observation
     train_loss: FloatArray
@@ -74,6 +76,7 @@ class Transition(NamedTuple):
             observation=observation,
             reward=number,
             terminated=flag,
+            hopeless=flag,
             truncated=flag,
             terminal_observation=observation,
             train_loss=number,

@@ -87,7 +87,8 @@ class InnerTrainingVecEnv(VecEnv):
         # The budget is part of the problem and is observed, so that nothing is to be had after
         # it: SB3 must not add the value of a state beyond it, as it would for a time limit.
         info["TimeLimit.truncated"] = False
-        info["diverged"] = bool(transition.terminated[row])
+        info["diverged"] = bool(transition.terminated[row] & ~transition.hopeless[row])
+        info["hopeless"] = bool(transition.hopeless[row])
         info["task"] = self.task_names[row]
         info["episode"] = {"r": float(self._returns[row]), "l": int(self._lengths[row])}
         self._returns[row] = 0

@@ -100,6 +100,7 @@ def _step(group: InnerRuns, actions: IntArray, seeds: IntArray) -> Transition:
         observation=group.observation,
         reward=outcome.reward,
         terminated=outcome.terminated,
+        hopeless=outcome.hopeless,
         truncated=outcome.truncated,
         terminal_observation=outcome.observation,
         train_loss=outcome.train_loss,

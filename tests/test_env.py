@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import trainpilot
 from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.rewards import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker import Worker
 from trainpilot.inner_tasks import TrainpilotError
@@ -178,3 +181,46 @@ def test_vector_seed_is_that_of_the_next_reset(moons):
 def test_values_out_of_range_are_named(moons, changes, message):
     with pytest.raises(TrainpilotError, match=message):
         InnerRuns(moons, 1, EnvConfig(**changes))
+
+
+def test_a_hopeless_run_is_ended_and_its_row_starts_anew(moons):
+    config = EnvConfig(
+        decisions=8,
+        micro_batches_per_decision=2,
+        start=StartConfig(learning_rate_low=1e-7, learning_rate_high=1e-7),
+        guard=GuardConfig(hopeless_share=0.02, hopeless_after=0.5),
+    )
+    runs = InnerRuns(moons, 3, config, TaskReference(-1.0))
+    runs.reset(range(3), range(3))
+    still = runs.hyperparameters
+    learning = replace(still, learning_rate=np.array([1e-7, 0.1, 1e-7]))
+    ended = [runs.step(learning).hopeless.tolist() for _ in range(4)]
+    assert ended == [[False] * 3] * 3 + [[True, False, True]]
+    runs.reset([0], [9])
+    assert runs.decisions_made.tolist() == [0, 4, 4]
+    # Without a reference there is nothing to judge by.
+    unjudged = InnerRuns(moons, 1, config)
+    unjudged.reset([0], [0])
+    assert not any(unjudged.step(unjudged.hyperparameters).hopeless[0] for _ in range(8))
+
+
+def test_each_row_has_its_own_budget(moons):
+    config = EnvConfig(decisions=6, micro_batches_per_decision=2)
+    runs = InnerRuns(moons, 3, config)
+    runs.reset(range(3), range(3), decisions=[2, 6, 3])
+    truncated = []
+    for step in range(2):
+        truncated.append(runs.step(runs.hyperparameters).truncated.tolist())
+        assert runs.observation[:, 0] == pytest.approx((step + 1) / np.array([2, 6, 3]))
+    assert truncated == [[False] * 3, [True, False, False]]
+    runs.reset([0], [7], decisions=[6])
+    assert runs.step(runs.hyperparameters).truncated.tolist() == [False, False, True]
+
+
+def test_budgets_are_drawn_within_their_range(moons):
+    config = EnvConfig(
+        decisions=10, micro_batches_per_decision=1, start=StartConfig(shortest_budget=0.35)
+    )
+    runs = InnerRuns(moons, 60, config)
+    runs.reset(range(60), range(60))
+    assert set(runs.engine.budgets.tolist()) == set(range(4, 11))

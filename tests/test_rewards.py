@@ -20,22 +20,24 @@ REFERENCE = TaskReference(-1.0)
 DECISIONS = 10
 
 
-def total(losses, *, area_weight=0.0, switches=0, diverged_at=None):
+def total(losses, *, area_weight=0.0, switches=0, diverged_at=None, hopeless_at=None):
     """The return of a run that starts at loss 1 and then has these losses."""
     config = RewardConfig(area_weight=area_weight, switch_cost=0.01)
-    reward = LogImprovement(config, DECISIONS, REFERENCE)
+    reward = LogImprovement(config, REFERENCE)
     levels = level(np.array([1.0, *losses]), np.ones(len(losses) + 1))
     earned = 0.0
     for step in range(len(losses)):
-        diverged = step == diverged_at
+        diverged, hopeless = step == diverged_at, step == hopeless_at
         earned += reward(
             levels[step : step + 1],
             levels[step + 1 : step + 2],
             np.array([diverged]),
+            np.array([hopeless]),
+            np.array([DECISIONS]),
             np.array([DECISIONS - step - 1]),
             np.array([step < switches]),
         )[0]
-        if diverged:
+        if diverged or hopeless:
             break
     return earned
 
@@ -70,6 +72,14 @@ def test_reaching_the_reference_early_earns_more_than_late():
 @given(losses, st.integers(0, DECISIONS - 1))
 def test_diverging_never_pays(values, when):
     assert total(values, area_weight=1, diverged_at=when) <= total(values, area_weight=1) + 1e-9
+
+
+@given(losses, st.integers(0, DECISIONS - 1))
+def test_being_given_up_earns_what_staying_there_would(values, when):
+    stayed = values[: when + 1] + [values[when]] * (DECISIONS - when - 1)
+    assert total(values, area_weight=1, hopeless_at=when) == pytest.approx(
+        total(stayed, area_weight=1), abs=1e-9
+    )
 
 
 def test_level_is_bounded_and_takes_what_is_not_finite_as_the_worst():
