@@ -52,10 +52,12 @@ struct Shape {
   int64_t pool_height, pool_width;  // pooling windows do not overlap; 1 x 1 without pooling
   int64_t relu;
   int64_t pooled_height, pooled_width;
+  int64_t examples_first;  // the input alone: (example, channel, row, column), as data come
 
   // Only the part of the convolution that some pooling window covers is ever computed.
   int64_t out_height() const { return pooled_height * pool_height; }
   int64_t out_width() const { return pooled_width * pool_width; }
+  bool pairs() const { return pool_height == 2 && pool_width == 2; }
   bool plain() const { return pool_height * pool_width == 1 && !relu; }
 };
 
@@ -257,8 +259,8 @@ void pack_weights(Buffer& packed, const float* weight, const Shape& s, int64_t b
 // lanes, zeros for the lanes beyond and for a border of padding.
 template <int L>
 Block pack_block(Buffer& packed, const float* from, int64_t n_examples, int64_t first,
-                 int64_t channels, int64_t height, int64_t width, int64_t border_height,
-                 int64_t border_width) {
+                 int64_t channels, int64_t height, int64_t width, int64_t border_height = 0,
+                 int64_t border_width = 0, bool examples_first = false) {
   int64_t count = std::min<int64_t>(L, n_examples - first);
   Pitch pitch(height + 2 * border_height, width + 2 * border_width);
   packed.resize(channels * pitch.channel * L);
@@ -268,7 +270,14 @@ Block pack_block(Buffer& packed, const float* from, int64_t n_examples, int64_t 
     for (int64_t y = 0; y < height; y++) {
       float* to = packed.data() +
                   (c * pitch.channel + (y + border_height) * pitch.row + border_width) * L;
-      const float* source = from + (c * height + y) * width * n_examples + first;
+      int64_t pixel = (c * height + y) * width;
+      if (examples_first) {
+        const float* source = from + first * channels * height * width + pixel;
+        for (int64_t i = 0; i < count; i++, source += channels * height * width)
+          for (int64_t x = 0; x < width; x++) to[x * L + i] = source[x];
+        continue;
+      }
+      const float* source = from + pixel * n_examples + first;
       if (n_examples == L) {
         std::memcpy(to, source, width * L * sizeof(float));
         continue;
@@ -337,18 +346,24 @@ inline void store_index(uint8_t* to, const Mask& which, int64_t count) {
 // A row of pooled pixels for examples [first, first + count): the maximum of each window and the
 // index of the first largest; a NaN wins, as in torch. The windows' top row is row 0 of `source`,
 // whose pixels are `pixel` floats apart.
+//
+// SIDE 2 is the window of nearly all networks, known to the compiler; SIDE 0 is any other.
+template <int SIDE>
 void pool_row(float* out, uint8_t* index, Block source, int64_t pixel, const Shape& s, int64_t py,
               int64_t first, int64_t count) {
+  const int64_t high = SIDE ? SIDE : s.pool_height, wide = SIDE ? SIDE : s.pool_width;
   for (int64_t o = 0; o < s.out_channels; o++)
     for (int64_t px = 0; px < s.pooled_width; px++) {
       int64_t to = ((o * s.pooled_height + py) * s.pooled_width + px) * s.n_examples + first;
-      const float* window = source.data + o * source.channel + px * s.pool_width * pixel;
+      const float* window = source.data + o * source.channel + px * wide * pixel;
       for (int64_t i = 0; i < count; i += LANES) {
         Vec best = load(window + i, count - i);
         Mask which = {};
         int32_t k = 0;
-        for (int64_t y = 0; y < s.pool_height; y++)
-          for (int64_t x = 0; x < s.pool_width; x++, k++) {
+#pragma GCC unroll 2
+        for (int64_t y = 0; y < high; y++)
+#pragma GCC unroll 2
+          for (int64_t x = 0; x < wide; x++, k++) {
             Vec value = load(window + y * source.row + x * pixel + i, count - i);
             Mask better = (value > best) | (value != value);
             best = better ? value : best;
@@ -366,18 +381,22 @@ void pool_row(float* out, uint8_t* index, Block source, int64_t pixel, const Sha
 }
 
 // The reverse: each window's gradient where its maximum was, zeros elsewhere in the window.
+template <int SIDE>
 void unpool_row(float* to, int64_t channel, int64_t row, int64_t pixel, const float* gradient,
                 const uint8_t* index, const Shape& s, int64_t py, int64_t first, int64_t count) {
+  const int64_t high = SIDE ? SIDE : s.pool_height, wide = SIDE ? SIDE : s.pool_width;
   for (int64_t o = 0; o < s.out_channels; o++)
     for (int64_t px = 0; px < s.pooled_width; px++) {
       int64_t from = ((o * s.pooled_height + py) * s.pooled_width + px) * s.n_examples + first;
-      float* window = to + o * channel + px * s.pool_width * pixel;
+      float* window = to + o * channel + px * wide * pixel;
       for (int64_t i = 0; i < count; i += LANES) {
         Vec value = load(gradient + from + i, count - i);
         Mask which = load_index(index + from + i, count - i);
         int32_t k = 0;
-        for (int64_t y = 0; y < s.pool_height; y++)
-          for (int64_t x = 0; x < s.pool_width; x++, k++)
+#pragma GCC unroll 2
+        for (int64_t y = 0; y < high; y++)
+#pragma GCC unroll 2
+          for (int64_t x = 0; x < wide; x++, k++)
             store(window + y * row + x * pixel + i, which == Mask{} + k ? value : Vec{}, count - i);
       }
     }
@@ -391,8 +410,9 @@ Block unpool_block(Buffer& packed, const float* gradient, const uint8_t* index, 
   packed.resize(s.out_channels * pitch.channel * L);
   if (count < L) std::fill_n(packed.data(), packed.size(), 0.0f);
   for (int64_t py = 0; py < s.pooled_height; py++)
-    unpool_row(packed.data() + py * s.pool_height * pitch.row * L, pitch.channel * L,
-               pitch.row * L, L, gradient, index, s, py, first, count);
+    (s.pairs() ? unpool_row<2> : unpool_row<0>)(
+        packed.data() + py * s.pool_height * pitch.row * L, pitch.channel * L,
+        pitch.row * L, L, gradient, index, s, py, first, count);
   return {packed.data(), pitch.channel * L, pitch.row * L};
 }
 
@@ -411,9 +431,9 @@ void forward_run(float* out, uint8_t* index, const float* input, const float* we
   for (int64_t first = 0; first < s.n_examples; first += L) {
     int64_t count = std::min<int64_t>(L, s.n_examples - first);
     Block source = {input, s.in_height * s.in_width * L, s.in_width * L};
-    if (s.n_examples != L || !spreads(s.in_channels, s.in_height, s.in_width))
+    if (s.n_examples != L || s.examples_first || !spreads(s.in_channels, s.in_height, s.in_width))
       source = pack_block<L>(packed_input, input, s.n_examples, first, s.in_channels, s.in_height,
-                             s.in_width, 0, 0);
+                             s.in_width, 0, 0, s.examples_first);
     bool direct = s.plain() && s.n_examples == L;
     band.resize(s.out_channels * s.pool_height * width * L);
     int64_t stride = direct ? height * width * L : s.pool_height * width * L;
@@ -426,7 +446,7 @@ void forward_run(float* out, uint8_t* index, const float* input, const float* we
                         s.kernel_width, rows, columns);
       if (direct || band_row + 1 < s.pool_height) continue;
       if (!s.plain()) {
-        pool_row(out, index, {band.data(), stride, width * L}, L, s, y / s.pool_height, first,
+        (s.pairs() ? pool_row<2> : pool_row<0>)(out, index, {band.data(), stride, width * L}, L, s, y / s.pool_height, first,
                  count);
         continue;
       }
@@ -499,12 +519,12 @@ void backward_run(float* input_gradient, float* weight_gradients, float* bias_gr
       by_output = unpool_block<L>(packed_gradient, gradient, index, s, first, count);
     else if (s.n_examples != L || !spreads(s.out_channels, height, width))
       by_output = pack_block<L>(packed_gradient, gradient, s.n_examples, first, s.out_channels,
-                                height, width, 0, 0);
+                                height, width);
     Block source = {input, s.in_height * s.in_width * L, s.in_width * L};
-    if (s.n_examples != L || s.padding_height || s.padding_width ||
+    if (s.n_examples != L || s.examples_first || s.padding_height || s.padding_width ||
         !spreads(s.in_channels, s.in_height, s.in_width))
       source = pack_block<L>(packed_input, input, s.n_examples, first, s.in_channels, s.in_height,
-                             s.in_width, s.padding_height, s.padding_width);
+                             s.in_width, s.padding_height, s.padding_width, s.examples_first);
     weight_gradient<WIDTH>(partial, by_output, source, s);
     for (int64_t o = 0; o < s.out_channels; o++) {
       Vec sum[2] = {};
@@ -569,7 +589,7 @@ void trainpilot_pool(float* out, uint8_t* index, const float* input, const Shape
   int64_t out_size = s.out_channels * s.pooled_height * s.pooled_width * n;
   for (int64_t r = 0; r < s.n_rows; r++)
     for (int64_t py = 0; py < s.pooled_height; py++)
-      pool_row(out + r * out_size, index + r * out_size,
+      (s.pairs() ? pool_row<2> : pool_row<0>)(out + r * out_size, index + r * out_size,
                {input + r * s.input_stride + py * s.pool_height * row, channel, row}, n, s, py, 0,
                n);
 }
@@ -584,7 +604,7 @@ void trainpilot_pool_backward(float* input_gradient, const float* gradient, cons
     std::memset(input_gradient, 0, s.n_rows * in_size * sizeof(float));
   for (int64_t r = 0; r < s.n_rows; r++)
     for (int64_t py = 0; py < s.pooled_height; py++)
-      unpool_row(input_gradient + r * in_size + py * s.pool_height * row, channel, row, n,
+      (s.pairs() ? unpool_row<2> : unpool_row<0>)(input_gradient + r * in_size + py * s.pool_height * row, channel, row, n,
                  gradient + r * out_size, index + r * out_size, s, py, 0, n);
 }
 }

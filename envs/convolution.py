@@ -96,13 +96,27 @@ class _Shape(ctypes.Structure):
             *("out_channels", "kernel_height", "kernel_width"),
             *("stride_height", "stride_width", "padding_height", "padding_width"),
             *("pool_height", "pool_width", "relu", "pooled_height", "pooled_width"),
+            "examples_first",
         )
     )
 
 
 def _row_stride(tensor: Tensor | None) -> int:
     """From run to run; 0 where the runs share it."""
-    return 0 if tensor is None or len(tensor) == 1 else tensor[0].numel()
+    return 0 if tensor is None or len(tensor) == 1 else tensor.stride(0)
+
+
+def _dense_rows(tensor: Tensor) -> Tensor:
+    """A tensor whose runs are contiguous; how far apart they lie does not matter.
+
+    Weights are, as they come: a part of each row of all the parameters.
+    """
+    return tensor if tensor[0].is_contiguous() else tensor.contiguous()
+
+
+def _are_examples_first(inputs: Tensor) -> bool:
+    """Whether the examples, the last axis, come first in memory, as in data that nobody moved."""
+    return not inputs[0].is_contiguous() and inputs[0].permute(3, 0, 1, 2).is_contiguous()
 
 
 def _output_shape(
@@ -133,6 +147,7 @@ def _make_shape(
         *(weight.shape[1], *weight.shape[3:]),
         *(*stride, *padding, *pooling, relu),
         *_output_shape(inputs, weight, stride, padding, pooling)[2:4],
+        _are_examples_first(inputs),
     )
 
 
@@ -158,8 +173,9 @@ def _run_convolution(
     The arguments are those of `convolution`, with a leading axis of runs; `inputs` are
     `(n_runs or 1, in_channels, height, width, n_examples)`.
     """
-    inputs, weight = inputs.contiguous(), weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
+    inputs = inputs if _are_examples_first(inputs) else _dense_rows(inputs)
+    weight = _dense_rows(weight)
+    bias = None if bias is None else _dense_rows(bias)
     output, index = _new_outputs(inputs, weight, bias, stride, padding, relu, pooling)
     shape = _make_shape(inputs, weight, bias, stride, padding, relu, pooling)
     _call("trainpilot_forward", shape, output, index, inputs, weight, bias)
@@ -203,7 +219,8 @@ def _run_convolution_backward(
     The inputs' is empty unless `of_inputs`: a first layer's is not needed.
     """
     gradient, index = gradient.contiguous(), index.contiguous()
-    inputs, weight = inputs.contiguous(), weight.contiguous()
+    inputs = inputs if _are_examples_first(inputs) else _dense_rows(inputs)
+    weight = _dense_rows(weight)
     result = _new_gradients(
         gradient, index, inputs, weight, stride, padding, relu, pooling, of_inputs
     )
