@@ -467,8 +467,8 @@ void weight_gradient(Buffer& partial, Block gradient, Block input, const Shape& 
   int64_t block = even_block(s.out_channels, most_correlated(n_taps));
   // So many rows at a time that the gradient's block stays in the nearest cache.
   int64_t most = std::max<int64_t>(1, 6144 / (block * width * L));
-  for (int64_t y = 0; y < height; y += most)
-    for (int64_t o = 0; o < s.out_channels; o += block)
+  for (int64_t o = 0; o < s.out_channels; o += block)
+    for (int64_t y = 0; y < height; y += most)
       for (int64_t c = 0; c < s.in_channels; c++)
         for (int64_t a = 0; a < s.kernel_height; a++)
           for (int64_t b = 0; b < s.kernel_width; b += n_taps) {
@@ -484,12 +484,19 @@ void weight_gradient(Buffer& partial, Block gradient, Block input, const Shape& 
           }
 }
 
+// Halves added until one is left: a fixed order, and few instructions.
+template <int N>
 float lane_sum(const float* lanes) {
-  float sum[LANES];
-  std::memcpy(sum, lanes, sizeof sum);
-  for (int half = LANES / 2; half; half /= 2)
-    for (int i = 0; i < half; i++) sum[i] += sum[i + half];
-  return sum[0];
+  if constexpr (N == 1) {
+    return *lanes;
+  } else {
+    typedef float Half __attribute__((vector_size(N / 2 * 4)));
+    Half low, high;
+    std::memcpy(&low, lanes, sizeof low);
+    std::memcpy(&high, lanes + N / 2, sizeof high);
+    low += high;
+    return lane_sum<N / 2>(reinterpret_cast<const float*>(&low));
+  }
 }
 
 template <int WIDTH>
@@ -547,9 +554,9 @@ void backward_run(float* input_gradient, float* weight_gradients, float* bias_gr
     if (!direct) unpack_block<L>(input_gradient, packed_result, s.n_examples, first, n_pixels);
   }
   for (int64_t i = 0; i < n_weights; i++)
-    weight_gradients[i] = lane_sum(partial.data() + i * LANES);
+    weight_gradients[i] = lane_sum<LANES>(partial.data() + i * LANES);
   for (int64_t o = 0; o < s.out_channels; o++)
-    bias_gradient[o] = lane_sum(bias_partial + o * LANES);
+    bias_gradient[o] = lane_sum<LANES>(bias_partial + o * LANES);
 }
 
 }  // namespace
