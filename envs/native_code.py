@@ -1,0 +1,64 @@
+"""C++ files of this package, compiled on the machine that runs them, when it first needs them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+from torch._inductor.runtime.runtime_utils import cache_dir  # type: ignore[attr-defined]
+
+# No -ffast-math: it may assume that there is no NaN, and a run that diverges must show its own.
+_FLAGS = ("-O2", "-std=c++17", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
+
+
+@functools.cache
+def load(name: str) -> ctypes.CDLL | None:
+    """The library made from the C++ file of that name in this folder.
+
+    Args:
+        name: such as "convolution.cpp".
+
+    Returns:
+        The library, or None without a C++ compiler. Where the compiler fails it is None too, with
+        a warning.
+    """
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++"))), None)
+    if compiler is None:
+        return None
+    source = Path(__file__).with_name(name)
+    try:
+        return ctypes.CDLL(str(_compiled(compiler, source)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        output = getattr(error, "stderr", None) or str(error)
+        reason = (output.strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(f"{name} cannot be used, training is slower: {reason}", stacklevel=2)
+        return None
+
+
+def _compiled(compiler: str, source: Path) -> Path:
+    """The library's file, beside what torch.compile keeps; made where it is missing."""
+    # The compiler's own macros name its version and the processor's instructions, so that a
+    # cache folder shared by unlike machines serves each of them its own library.
+    target = _output([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    key = hashlib.sha256("\0".join((source.read_text(), target, *_FLAGS)).encode()).hexdigest()
+    folder = Path(cache_dir()) / "trainpilot"
+    library = folder / f"{source.stem}-{key[:32]}.so"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # Processes that start together may all compile; each puts a complete file in its place.
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / library.name
+            _output([compiler, *_FLAGS, str(source), "-o", str(made)])
+            made.replace(library)
+    return library
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
