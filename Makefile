@@ -1,5 +1,5 @@
 # The two commands of the README are `make run` and `make test`.
-.PHONY: run test format lint types check policy clean help
+.PHONY: run test format lint types check bench policy clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -15,6 +15,7 @@ help:
 	@echo "make test    install, run the tests"
 	@echo "make check   format, lint and types, as CI runs them"
 	@echo "make format  format the code"
+	@echo "make bench   measure the engine, and DACBench beside it (15 minutes)"
 	@echo "make policy  meta-train the policy that ships, into outputs/policy"
 	@echo "make clean   remove .venv, caches and build products"
 
@@ -62,9 +63,24 @@ types: $(VENV)/.installed-dev
 
 check: lint types
 
+# DACBench wants other versions than we do, and imports more than it needs: an environment of its
+# own, without what it declares and never imports.
+DACBENCH := .venv-dacbench
+DACPIP := $(DACBENCH)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt
+$(DACBENCH)/.installed:
+	$(PYTHON) -m venv $(DACBENCH)
+	$(DACPIP) torch
+	$(DACPIP) gymnasium matplotlib numpy pillow scipy ConfigSpace==1.2.2 ioh==0.3.22 \
+	  more-itertools==11.2.1 pandas==3.1.1 seaborn==0.13.2
+	$(DACPIP) --no-deps dacbench==0.5.6 torchvision==0.28.0
+	@touch $@
+
+bench: $(VENV)/.installed $(DACBENCH)/.installed
+	$(BIN)/python benchmarks/engine.py --dacbench-python $(DACBENCH)/bin/python
+
 policy: $(VENV)/.installed
 	$(BIN)/trainpilot train hydra.run.dir=outputs/policy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DACBENCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

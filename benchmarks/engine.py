@@ -25,7 +25,7 @@ from measuring import in_turns, machine, median_ratio, multiply_peak, seconds
 from subjects import SUBJECTS, dacbench_network, images, plain_loop
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.hyperparameters import Hyperparameters
@@ -157,7 +157,12 @@ def share_of_the_observation(n_runs: int = 48) -> dict[str, float]:
     from trainpilot.envs.inner_step import InnerStep
 
     step = InnerStep(
-        runs.task, engine._model, list(engine._buffers), accumulates=False, row_by_row=False
+        runs.task,
+        engine._model,
+        list(engine._buffers),
+        optimizers=engine._menu,
+        accumulates=False,
+        row_by_row=False,
     )
     bare = compile_function(lambda *tensors: [torch.zeros(1), *step.update(*tensors)[1:]], examples)
     observing: list[float] = []
@@ -252,11 +257,18 @@ def against_dacbench(python: Path) -> dict[str, Any]:
     for name, size in (("ours", 32), ("ours_same_validation", 512)):
         n_runs = 16
         config = EnvConfig(
-            decisions=200, micro_batches_per_decision=1, evaluation_size=size, compiled=True
+            decisions=200,
+            micro_batches_per_decision=1,
+            evaluation_size=size,
+            compiled=True,
+            # As there: AdamW alone.
+            optimizers=["adam"],
+            start=StartConfig(optimizers=["adam"]),
+            actions=ActionConfig(optimizers=[]),
         )
         runs = InnerRuns(task, n_runs, config)
         runs.reset(range(n_runs), range(n_runs))
-        settings = mixed(n_runs)
+        settings = Hyperparameters.full(n_runs)
         runs.step(settings)
         taken = [_decide(runs, settings, 5) for _ in range(TURNS)]
         result[f"{name}_steps_per_second"] = 5 * n_runs / median(taken)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from trainpilot.envs.optimizers import optimizer_index
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES, menu, optimizer_index
 from trainpilot.inner_tasks.errors import require
 
 #: Hyperparameters that a policy changes by factors.
@@ -129,6 +129,7 @@ class EnvConfig:
         compiled: compile the inner step: some ten seconds at the start of each task, then
             several times faster. None: meta-training compiles when it is long enough to pay,
             nothing else does.
+        optimizers: those that runs may use; the moments of each take memory and time.
         mixed_precision: run inner models in bfloat16 where `torch.autocast` holds that safe.
         device: where inner runs live, "cpu" or "cuda".
         start: how a run starts.
@@ -142,6 +143,7 @@ class EnvConfig:
     micro_batches_per_decision: int = 10
     evaluation_size: int = 128
     compiled: bool | None = None
+    optimizers: list[str] = field(default_factory=lambda: list(OPTIMIZER_NAMES))
     mixed_precision: bool = False
     device: str = "cpu"
     start: StartConfig = field(default_factory=StartConfig)
@@ -166,6 +168,15 @@ class EnvConfig:
             require(getattr(self, name) >= 1, f"env.{name} must be at least 1", getattr(self, name))
         _validate_start(self.start)
         _validate_actions(self.actions)
+        allowed = menu(self.optimizers)
+        wanted = [*self.start.optimizers, *self.actions.optimizers]
+        for name in wanted:
+            require(
+                optimizer_index(name) in allowed,
+                "env.start.optimizers and env.actions.optimizers must be among env.optimizers, "
+                + ", ".join(self.optimizers),
+                name,
+            )
         bounds = self.bounds
         require(
             0 < bounds.learning_rate_low <= bounds.learning_rate_high,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from trainpilot.envs.fast_forms import fast_forms
 from trainpilot.envs.mappable import KEY, make_mappable
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
@@ -74,7 +75,7 @@ class FlatModel:
         self._sizes = [math.prod(shape) for shape in self._shapes.values()]
         if self.width > self.n_params:
             self._sizes.append(self.width - self.n_params)
-        self._train_model = make_mappable(model)
+        self._train_model = fast_forms(make_mappable(model))
         self._eval_model = copy.deepcopy(self._train_model).eval()
         self._keys = [
             name for name, _ in self._train_model.named_buffers() if name.rpartition(".")[2] == KEY

@@ -110,6 +110,7 @@ class InnerRuns:
             n_runs,
             n_micro_batches=config.n_micro_batches,
             evaluation_size=config.evaluation_size,
+            optimizers=config.optimizers,
             max_batch_size=config.bounds.batch_size_high,
             compiled=bool(config.compiled),
             mixed_precision=config.mixed_precision,

@@ -15,8 +15,8 @@ from torch.func import grad_and_value, vmap
 from trainpilot.envs.flat_model import Buffers, FlatModel
 from trainpilot.envs.optimizers import (
     MEAN_GRADIENT,
-    MOMENT_NAMES,
     UpdateContext,
+    moment_names,
     update,
 )
 from trainpilot.inner_tasks.protocol import InnerTask
@@ -46,6 +46,7 @@ class InnerStep:
     Args:
         task: gives loss and data.
         model: of the task.
+        optimizers: indices of those that runs may use.
         accumulates: whether runs may take the mean gradient of several micro-batches.
         buffer_names: of the model, in the order in which `gradients` takes them.
         row_by_row: go through the runs one after the other, for models that cannot be mapped.
@@ -57,12 +58,15 @@ class InnerStep:
         model: FlatModel,
         buffer_names: Sequence[str],
         *,
+        optimizers: Sequence[int],
         accumulates: bool,
         row_by_row: bool,
     ) -> None:
         self._task = task
         self._model = model
         self._buffer_names = tuple(buffer_names)
+        self._optimizers = tuple(optimizers)
+        self._moment_names = moment_names(optimizers)
         self._accumulates = accumulates
         mapped = vmap(grad_and_value(self._loss))
         self._gradients: Gradients = self._one_by_one if row_by_row else mapped
@@ -71,9 +75,9 @@ class InnerStep:
         """Gradients of every row's loss on its micro-batch.
 
         Args:
-            tensors: parameters `(n_rows, width)`; indices of examples `(n_rows,
-                micro_batch_size)`; `GRADIENT_SCALARS` `(n_rows, 3)`; keys of random numbers
-                `(n_rows,)`; inputs and targets of `train`; if it accumulates, the gradient
+            tensors: parameters `(n_rows, width)`; inputs and targets of the micro-batches,
+                `(n_rows, micro_batch_size, ...)`; `GRADIENT_SCALARS` `(n_rows, 3)`; keys of
+                random numbers `(n_rows,)`; if it accumulates, the gradient
                 so far `(n_rows, width)` and where its sum goes; the buffers, which are
                 written to.
 
@@ -83,8 +87,7 @@ class InnerStep:
             n_blocks, 1)`; and loss and squared norm of the micro-batch, `(2, n_rows)`.
         """
         given = iter(tensors)
-        parameters, indices, scalars, keys = (next(given) for _ in range(4))
-        inputs, targets = next(given)[indices], next(given)[indices]
+        parameters, inputs, targets, scalars, keys = _take(given, 5)
         carried = [next(given), next(given)] if self._accumulates else []
         buffers = dict(zip(self._buffer_names, given, strict=True))
         own, loss = self._gradients(parameters, buffers, keys, inputs, targets)
@@ -103,7 +106,7 @@ class InnerStep:
         """Move every row by its own optimizer.
 
         Args:
-            tensors: parameters, then the moments in the order of `MOMENT_NAMES`, `(n_rows *
+            tensors: parameters, then the moments in the order of `moment_names`, `(n_rows *
                 n_blocks, block_size)` each; the same again, to write to; the update's
                 gradient, the micro-batch's own, the clipping factor, and `UPDATE_SCALARS`
                 `(n_rows * n_blocks, 9)`.
@@ -112,25 +115,25 @@ class InnerStep:
             `UPDATE_SUMS`, `(6, n_rows * n_blocks)`.
         """
         given = iter(tensors)
-        parameters, *old = _take(given, 1 + len(MOMENT_NAMES))
-        targets = _take(given, 1 + len(MOMENT_NAMES))
+        parameters, *old = _take(given, 1 + len(self._moment_names))
+        targets = _take(given, 1 + len(self._moment_names))
         gradient, own, factor, scalars = given
         column = {name: scalars[:, i : i + 1] for i, name in enumerate(UPDATE_SCALARS)}
         context = UpdateContext(
             gradient * factor,
             *(column[name] for name in UpdateContext._fields[1:]),
         )
-        before = dict(zip(MOMENT_NAMES, old, strict=True))
-        direction, after = update(before, context, column["optimizer"])
+        before = dict(zip(self._moment_names, old, strict=True))
+        direction, after = update(before, context, column["optimizer"], self._optimizers)
         change = -column["learning_rate"] * (direction + column["weight_decay"] * parameters)
-        values = [parameters + change, *(after[name] for name in MOMENT_NAMES)]
+        values = [parameters + change, *(after[name] for name in self._moment_names)]
         if self._accumulates:
             applied = column["applied"] > 0
             change = torch.where(applied, change, 0)
             pairs = zip(values, [parameters, *old], strict=True)
             values = [torch.where(applied, new, kept) for new, kept in pairs]
         mean = before[MEAN_GRADIENT]
-        new_mean = values[1 + MOMENT_NAMES.index(MEAN_GRADIENT)]
+        new_mean = values[1 + self._moment_names.index(MEAN_GRADIENT)]
         sums = [
             parameters * parameters,
             change * change,

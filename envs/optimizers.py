@@ -6,13 +6,13 @@ start from zero. A further optimizer is one more entry of `OPTIMIZERS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainpilot.inner_tasks.errors import unknown
+from trainpilot.inner_tasks.errors import require, unknown
 
 Moments = dict[str, Tensor]
 
@@ -91,11 +91,18 @@ def _nesterov_direction(before: Moments, after: Moments, context: UpdateContext)
     return Direction(context.gradient + context.momentum * after["momentum_buffer"])
 
 
+def mean_gradient(before: Moments, context: UpdateContext) -> Tensor:
+    """Adam's first moment after this gradient."""
+    decayed = context.momentum * before[MEAN_GRADIENT]
+    return decayed + context.one_minus_momentum * context.gradient
+
+
 def _adam_moments(before: Moments, context: UpdateContext) -> Moments:
-    gradient = context.gradient
-    mean = context.momentum * before["exp_avg"] + context.one_minus_momentum * gradient
-    square = ADAM_BETA2 * before["exp_avg_sq"] + (1 - ADAM_BETA2) * (gradient * gradient)
-    return {"exp_avg": mean, "exp_avg_sq": square}
+    square = context.gradient * context.gradient
+    return {
+        MEAN_GRADIENT: mean_gradient(before, context),
+        "exp_avg_sq": ADAM_BETA2 * before["exp_avg_sq"] + (1 - ADAM_BETA2) * square,
+    }
 
 
 def _adam_direction(before: Moments, after: Moments, context: UpdateContext) -> Direction:
@@ -144,9 +151,6 @@ ALIASES = {"adamw": "adam"}
 
 #: Names in the order of the indices that stand for them in arrays.
 OPTIMIZER_NAMES = tuple(OPTIMIZERS)
-MOMENT_NAMES = tuple(
-    dict.fromkeys([MEAN_GRADIENT, *(name for rule in OPTIMIZERS.values() for name in rule.moments)])
-)
 LEARNING_RATE_SCALES = tuple(rule.learning_rate_scale for rule in OPTIMIZERS.values())
 
 
@@ -162,24 +166,46 @@ def optimizer_index(name: str) -> int:
     return OPTIMIZER_NAMES.index(name)
 
 
-def update(moments: Moments, context: UpdateContext, optimizer: Tensor) -> tuple[Tensor, Moments]:
+def menu(names: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the named optimizers, in ascending order.
+
+    Raises:
+        TrainpilotError: if there is none, or one is unknown.
+    """
+    require(len(names) > 0, "optimizers must name an optimizer", "none")
+    return tuple(sorted({optimizer_index(name) for name in names}))
+
+
+def moment_names(optimizers: Sequence[int]) -> tuple[str, ...]:
+    """What runs keep that may use these optimizers, given by their indices."""
+    rules = [OPTIMIZERS[OPTIMIZER_NAMES[index]] for index in optimizers]
+    names = [MEAN_GRADIENT, *(name for rule in rules for name in rule.moments)]
+    return tuple(dict.fromkeys(names))
+
+
+def update(
+    moments: Moments, context: UpdateContext, optimizer: Tensor, optimizers: Sequence[int]
+) -> tuple[Tensor, Moments]:
     """The direction of each run's own optimizer, and all moments after this gradient.
 
     Args:
         moments: by name, each `(n_rows, n_params)`.
         context: gradient and scalars.
         optimizer: index of each row's optimizer, `(n_rows, 1)`, of any dtype.
+        optimizers: indices of those that rows may use.
 
     Returns:
         The direction, `(n_rows, n_params)`, and the new moments.
     """
-    after: Moments = {}
-    for rule in OPTIMIZERS.values():
+    # Adam's first moment is always there.
+    after: Moments = {MEAN_GRADIENT: mean_gradient(moments, context)}
+    rules = [(index, OPTIMIZERS[OPTIMIZER_NAMES[index]]) for index in optimizers]
+    for _, rule in rules:
         if not after.keys() >= set(rule.moments):
             after |= rule.update_moments(moments, context)
     one = torch.ones((), dtype=context.gradient.dtype, device=context.gradient.device)
     numerator, square, divided = torch.zeros_like(context.gradient), one, None
-    for index, rule in enumerate(OPTIMIZERS.values()):
+    for index, rule in rules:
         chosen = optimizer == index
         direction = rule.direction(moments, after, context)
         numerator = torch.where(chosen, direction.numerator, numerator)

@@ -172,6 +172,9 @@ def test_vector_seed_is_that_of_the_next_reset(moons):
         ({"micro_batches_per_decision": -1}, "micro_batches_per_decision .* given: -1"),
         ({"start": StartConfig([])}, "start.optimizers must name an optimizer"),
         ({"start": StartConfig(["lamb"])}, "unknown optimizer 'lamb'"),
+        ({"optimizers": ["adam"]}, "must be among env.optimizers, adam; given: sgd"),
+        ({"start": StartConfig(shortest_budget=0.0)}, "shortest_budget must lie in"),
+        ({"guard": GuardConfig(hopeless_share=1.0)}, "hopeless_share must lie in"),
         ({"start": StartConfig(["adam"], 1e-2, 1e-3)}, "0 < learning_rate_low <="),
         ({"actions": ActionConfig(learning_rate=[0.0])}, "factors above 0; given"),
         ({"actions": ActionConfig(learning_rate=[], optimizers=[])}, "at least one hyperparameter"),
@@ -183,23 +186,23 @@ def test_values_out_of_range_are_named(moons, changes, message):
         InnerRuns(moons, 1, EnvConfig(**changes))
 
 
-def test_a_hopeless_run_is_ended_and_its_row_starts_anew(moons):
+def test_a_hopeless_run_is_ended_and_its_row_starts_anew(quadratic):
     config = EnvConfig(
         decisions=8,
         micro_batches_per_decision=2,
         start=StartConfig(learning_rate_low=1e-7, learning_rate_high=1e-7),
-        guard=GuardConfig(hopeless_share=0.02, hopeless_after=0.5),
+        guard=GuardConfig(hopeless_share=0.2, hopeless_after=0.5),
     )
-    runs = InnerRuns(moons, 3, config, TaskReference(-1.0))
+    runs = InnerRuns(quadratic, 3, config, TaskReference(-1.0))
     runs.reset(range(3), range(3))
     still = runs.hyperparameters
-    learning = replace(still, learning_rate=np.array([1e-7, 0.1, 1e-7]))
+    learning = replace(still, learning_rate=np.array([1e-7, 0.3, 1e-7]))
     ended = [runs.step(learning).hopeless.tolist() for _ in range(4)]
     assert ended == [[False] * 3] * 3 + [[True, False, True]]
     runs.reset([0], [9])
     assert runs.decisions_made.tolist() == [0, 4, 4]
     # Without a reference there is nothing to judge by.
-    unjudged = InnerRuns(moons, 1, config)
+    unjudged = InnerRuns(quadratic, 1, config)
     unjudged.reset([0], [0])
     assert not any(unjudged.step(unjudged.hyperparameters).hopeless[0] for _ in range(8))
 
