@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
 
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
-from trainpilot.envs.optimizers import OPTIMIZERS
+from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import HIGHEST_LEVEL, TaskReference, level
 
 #: Optimizers of the grid.
@@ -18,13 +18,14 @@ GRID_OPTIMIZERS = ("sgd", "adam", "rmsprop")
 GRID_LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
-def grid() -> list[Hyperparameters]:
-    """Every optimizer with every learning rate of the grid, `(1,)` each."""
+def grid(allowed: Sequence[str] = GRID_OPTIMIZERS) -> list[Hyperparameters]:
+    """Every optimizer of the grid that is allowed, with every learning rate, `(1,)` each."""
+    optimizers = [name for name in GRID_OPTIMIZERS if name in allowed] or allowed
     return [
         Hyperparameters.full(
-            1, optimizer=name, learning_rate=rate * OPTIMIZERS[name].learning_rate_scale
+            1, optimizer=name, learning_rate=rate * LEARNING_RATE_SCALES[optimizer_index(name)]
         )
-        for name, rate in product(GRID_OPTIMIZERS, GRID_LEARNING_RATES)
+        for name, rate in product(optimizers, GRID_LEARNING_RATES)
     ]
 
 
@@ -38,7 +39,7 @@ def measure_reference(runs: InnerRuns, n_seeds: int = 2) -> TaskReference:
     Returns:
         The level of `outer_valid` that the best configuration ends at.
     """
-    configurations = grid()
+    configurations = grid(runs.config.optimizers)
     jobs = list(product(range(len(configurations)), range(n_seeds)))
     totals = np.zeros(len(configurations))
     for chunk in _chunks(jobs, runs.n_runs):

@@ -224,3 +224,14 @@ def test_bits_are_uniform_and_uncorrelated_from_key_to_key():
     assert np.abs(correlation).max() < 5 / 4096**0.5
     neighbours = np.corrcoef(shares[:, :-1].flatten(), shares[:, 1:].flatten())[0, 1]
     assert abs(neighbours) < 0.015
+
+
+def test_mixed_precision_trains_nearly_as_full_precision():
+    curves = []
+    for mixed_precision in (False, True):
+        engine = Engine(TASKS["mlp"], 2, n_micro_batches=10, mixed_precision=mixed_precision)
+        engine.reset([0, 1], [3, 4])
+        curves.append(engine.advance(Hyperparameters.full(2), 10).train_loss)
+    # bfloat16 has 8 bits of precision.
+    np.testing.assert_allclose(*curves, rtol=0.05)
+    assert (curves[0] != curves[1]).any()
