@@ -1,7 +1,8 @@
 """Benchmarks of the engine: `make bench`. Writes `benchmarks/results/engine.json`.
 
-Everything runs on one torch thread a process. What is compared is measured in turns in one run,
-and every number is the median of several.
+Everything runs on one torch thread a process. What is compared is measured in turns in one run
+(DACBench first and then ours, since it needs an environment of its own), and every number is the
+median of several.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import resource
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -62,39 +63,56 @@ def mixed(n_runs: int) -> Hyperparameters:
     return settings
 
 
-def stepper(engine: Engine, n_decisions: int) -> Callable[[], None]:
+def stepper(
+    engine: Engine, n_decisions: int, settings: Hyperparameters | None = None
+) -> Callable[[], None]:
     """Decisions of `STEPS` micro-batches; begins anew when the budget is spent."""
-    settings = mixed(engine.n_runs)
+    chosen = settings or mixed(engine.n_runs)
 
     def steps() -> None:
         for _ in range(n_decisions):
             if (engine.budgets - engine.position).min() < STEPS:
                 engine.reset(range(engine.n_runs), range(engine.n_runs))
-            engine.advance(settings, STEPS)
+            engine.advance(chosen, STEPS)
 
     engine.reset(range(engine.n_runs), range(engine.n_runs))
     return steps
 
 
-def new_engine(task: InnerTask, n_runs: int, *, compiled: bool = True) -> Engine:
-    """With a budget that no measurement spends often."""
-    return Engine(task, n_runs, n_micro_batches=400, compiled=compiled)
+def new_engine(task: InnerTask, n_runs: int, optimizers: Sequence[str] = OPTIMIZER_NAMES) -> Engine:
+    """Compiled, with a budget that no measurement spends often."""
+    engine = Engine(task, n_runs, n_micro_batches=400, optimizers=optimizers, compiled=True)
+    if engine.report != "inner steps are compiled":
+        raise RuntimeError(engine.report)
+    return engine
 
 
 def against_the_loop(name: str, n_runs: int = 48) -> dict[str, float]:
-    """Inner steps a second of the engine and of the plain loop."""
+    """Inner steps a second of the engine and of the plain loop, both with Adam alone.
+
+    Beside it with the whole menu of optimizers, each run with one of its own.
+    """
     task = SUBJECTS[name]()
     start = time.perf_counter()
-    engine = new_engine(task, n_runs)
+    engine = new_engine(task, n_runs, ["adam"])
     started = time.perf_counter() - start
+    whole_menu = new_engine(task, n_runs)
     loop = plain_loop(task)
     # About as long for the one as for the other.
     n_loop = 60 if name == "cnn" else 150
     n_decisions = 1 if name == "cnn" else 2
-    taken = in_turns({"loop": lambda: loop(n_loop), "engine": stepper(engine, n_decisions)}, TURNS)
+    taken = in_turns(
+        {
+            "loop": lambda: loop(n_loop),
+            "engine": stepper(engine, n_decisions, Hyperparameters.full(n_runs)),
+            "whole_menu": stepper(whole_menu, n_decisions),
+        },
+        TURNS,
+    )
     n_engine = n_decisions * STEPS * n_runs
     return {
         "ratio": median_ratio(taken, "loop", "engine") * n_engine / n_loop,
+        "ratio_whole_menu": median_ratio(taken, "loop", "whole_menu") * n_engine / n_loop,
         "loop_steps_per_second": n_loop / median(taken["loop"]),
         "engine_steps_per_second": n_engine / median(taken["engine"]),
         "start_seconds": started,

@@ -26,6 +26,7 @@ class LeNet(nn.Module):
         self.head = mlp(400, (120, 84), 10)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits, `(n_examples, 10)`."""
         outputs: Tensor = self.head(self.features(images))
         return outputs
 
@@ -54,6 +55,7 @@ class TinyTransformer(nn.Module):
         self.head = nn.Linear(width, n_tokens)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of the next token, `(n_examples, n_tokens)`."""
         outputs: Tensor = self.head(self.layer(self.embedding(tokens) + self.position)[:, -1])
         return outputs
 
@@ -61,7 +63,7 @@ class TinyTransformer(nn.Module):
 def images(name: str, model: Callable[[], nn.Module], shape: tuple[int, ...]) -> TensorTask:
     """Random images, whose labels a random linear map gives; the speed is that of real ones."""
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(2000, *shape, generator=generator)
+    inputs = torch.randn(4000, *shape, generator=generator)
     labels = (inputs.flatten(1) @ torch.randn(inputs[0].numel(), 10, generator=generator)).argmax(1)
     return TensorTask(name, model=model, inputs=inputs, targets=labels, micro_batch_size=32)
 

@@ -136,7 +136,7 @@ class EnvConfig:
         actions: what a learned policy controls.
         bounds: hard ranges.
         reward: the reward.
-        guard: divergence.
+        guard: what ends a run early.
     """
 
     decisions: int = 30
@@ -202,6 +202,12 @@ class EnvConfig:
             bounds.batch_size_high >= 1,
             "env.bounds.batch_size_high must be at least 1",
             bounds.batch_size_high,
+        )
+        require(
+            self.start.batch_size <= bounds.batch_size_high,
+            f"env.start.batch_size must be at most env.bounds.batch_size_high, "
+            f"{bounds.batch_size_high}",
+            self.start.batch_size,
         )
         for name in ("area_weight", "switch_cost"):
             weight = getattr(self.reward, name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,7 +23,13 @@ from trainpilot.envs.evaluating import Evaluator
 from trainpilot.envs.flat_model import Buffers, FlatModel
 from trainpilot.envs.hyperparameters import Hyperparameters, IntArray
 from trainpilot.envs.inner_step import InnerStep
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES, Moments, menu, moment_names
+from trainpilot.envs.optimizers import (
+    LEARNING_RATE_SCALES,
+    OPTIMIZER_NAMES,
+    Moments,
+    menu,
+    moment_names,
+)
 from trainpilot.envs.schedule import Schedule, step_keys
 from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
 from trainpilot.inner_tasks.errors import TrainpilotError, require
@@ -31,6 +38,8 @@ from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_
 #: Rows in a tile, at most. More no longer spreads a call's fixed cost noticeably thinner, and
 #: fewer fit the caches no better, since a tile's state is streamed through them anyway.
 TILE = 16
+
+_OTHER_NUMBERS = "the compiled step gives other numbers than the step itself"
 
 
 class Engine:
@@ -109,7 +118,10 @@ class Engine:
         self._parameters = zeros()
         self._moments: Moments = {name: zeros() for name in self._moment_names}
         self._accumulated = [zeros()] if self._max_batch_size > 1 else []
-        _, buffers = self._model.initial_states([0])
+        # Rows that only fill up the last tile have weights of seed 0, never zeros, on which a
+        # model might fail.
+        parameters, buffers = self._model.initial_states([0])
+        self._parameters[:] = parameters.to(self._device)
         self._buffers: Buffers = {
             name: value.repeat(self._n_rows, *[1] * (value.ndim - 1)).to(self._device)
             for name, value in buffers.items()
@@ -148,6 +160,12 @@ class Engine:
         rows = list(rows)
         if not rows:
             return
+        for budget in budgets or ():
+            require(
+                1 <= budget <= self.n_micro_batches,
+                f"a run's budget must lie between 1 and {self.n_micro_batches} micro-batches",
+                budget,
+            )
         parameters, buffers = self._model.initial_states(seeds)
         self._parameters[rows] = parameters.to(self._device)
         for name, value in buffers.items():
@@ -198,7 +216,7 @@ class Engine:
             ", ".join(OPTIMIZER_NAMES[index] for index in used),
         )
         plan = self._schedule.plan(hyperparameters, n_micro_batches)
-        # Rows that only fill up the last tile train on the first row's data with rate 0.
+        # Rows that only fill up the last tile train on the first example, with rate 0.
         padding = [(0, self._n_rows - self.n_runs), (0, 0)]
         places = np.pad(self._position[:, None] + np.arange(n_micro_batches), padding)
         indices = self._order[np.arange(self._n_rows)[:, None], places].long()
@@ -341,6 +359,22 @@ class Engine:
         self.reset(range(self.n_runs), [0] * self.n_runs)
         return signals
 
+    def _varied_steps(self) -> None:
+        """Steps that use all that a step can do, for the compiled functions to be judged by."""
+        self.reset(range(self.n_runs), range(self.n_runs))
+        optimizer = np.resize(self._menu, self.n_runs)
+        settings = replace(
+            Hyperparameters.full(
+                self.n_runs,
+                weight_decay=0.1,
+                gradient_clip=1.0,
+                batch_size=min(2, self._max_batch_size),
+            ),
+            optimizer=optimizer,
+            learning_rate=1e-3 * np.array(LEARNING_RATE_SCALES)[optimizer],
+        )
+        self.advance(settings, min(4, self.n_micro_batches))
+
     def _check_start(self) -> None:
         with _refusing(self.task):
             losses = [split.loss[0] for split in self.evaluate()]
@@ -358,12 +392,15 @@ class Engine:
         eager = self._gradients, self._update
         try:
             with _recorded(self, "_gradients") as gradients, _recorded(self, "_update") as update:
-                self._first_step()
+                self._varied_steps()
+            expected = self.evaluate()
             self._gradients = _compiled(eager[0], gradients, self._tolerance)
             self._update = _compiled(eager[1], update, self._tolerance)
             self._evaluator.compile(next(self._tiles()))
+            for one, other in zip(expected, self.evaluate(), strict=True):
+                if not np.allclose(one.loss, other.loss, rtol=self._tolerance, equal_nan=True):
+                    raise ArithmeticError(_OTHER_NUMBERS)
             self._first_step()
-            self.evaluate()
         except Exception as error:
             self._gradients, self._update = eager
             self._evaluator.map_rows(True)
@@ -373,12 +410,12 @@ class Engine:
 
 @contextlib.contextmanager
 def _recorded(engine: Engine, name: str) -> Iterator[list[Tensor]]:
-    """The tensors that a function of the engine is called with at its first call."""
+    """The tensors that a function of the engine is called with at its last call."""
     seen: list[Tensor] = []
     function: TensorFunction = getattr(engine, name)
 
     def recording(*tensors: Tensor) -> Sequence[Tensor]:
-        seen[:] = seen or [tensor.clone() for tensor in tensors]
+        seen[:] = _cloned(tensors)
         return function(*tensors)
 
     setattr(engine, name, recording)
@@ -401,17 +438,24 @@ def _check_equal(
     examples: list[Tensor],
     tolerance: float,
 ) -> None:
-    expected = [example.clone() for example in examples]
-    given = [example.clone() for example in examples]
+    expected, given = _cloned(examples), _cloned(examples)
     expected += function(*expected)
     given += compiled(*given)
     for value, other in zip(expected, given, strict=True):
         if not value.is_floating_point():
             continue
-        size = value.abs().max() if value.numel() else 0
+        size = value.abs().nan_to_num(0, 0).max() if value.numel() else 0
         atol = float(tolerance * size)
         if not torch.allclose(value, other, rtol=tolerance, atol=atol, equal_nan=True):
-            raise ArithmeticError("the compiled step gives other numbers than the step itself")
+            raise ArithmeticError(_OTHER_NUMBERS)
+
+
+def _cloned(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies; those that share their storage share it in the copy too."""
+    copies: dict[tuple[int, torch.Size], Tensor] = {}
+    for tensor in tensors:
+        copies.setdefault((tensor.data_ptr(), tensor.shape), tensor.clone())
+    return [copies[tensor.data_ptr(), tensor.shape] for tensor in tensors]
 
 
 def _device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainpilot.envs.fast_forms import fast_forms
-from trainpilot.envs.mappable import KEY, make_mappable
+from trainpilot.envs.mappable import KEY, KeyedDropout, make_mappable
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
 
@@ -95,7 +95,7 @@ class FlatModel:
         others: list[Buffers] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for row, seed in enumerate(seeds):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 model = self._task.make_model()
                 parameters = dict(model.named_parameters())
                 trainable = [parameters.pop(name).flatten() for name in self._shapes]
@@ -125,6 +125,9 @@ class FlatModel:
             inputs: a micro-batch.
         """
         if key is not None:
+            for layer in self._train_model.modules():
+                if isinstance(layer, KeyedDropout):
+                    layer.n_calls = 0
             buffers = buffers | dict.fromkeys(self._keys, key)
         return self._call(self._train_model, flat, buffers, inputs)
 
@@ -134,7 +137,7 @@ class FlatModel:
 
     def _new_model(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return self._task.make_model()
 
     def _unflatten(self, flat: Tensor) -> dict[str, Tensor]:

@@ -29,8 +29,10 @@ def diverged(
         `(n_runs,)`.
     """
     finite = np.isfinite(valid_loss)
-    for signal in (signals.train_loss, signals.gradient_norm, signals.update_norm):
+    for signal in (signals.train_loss, signals.gradient_norm, signals.parameter_norm):
         finite &= np.isfinite(signal).all(1)
+    # NaN here says that there was no update; one that makes NaN shows in the valid loss.
+    finite &= ~np.isinf(signals.update_norm).any(1)
     with np.errstate(invalid="ignore"):
         exploded = valid_loss > config.max_loss_ratio * start_loss
     return np.asarray(~finite | exploded)

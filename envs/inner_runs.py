@@ -140,6 +140,11 @@ class InnerRuns:
         """Decisions that each run has behind it, `(n_runs,)`."""
         return self.engine.position // self.config.micro_batches_per_decision
 
+    @property
+    def decisions_in_budget(self) -> NDArray[np.int64]:
+        """Decisions that each run may make, `(n_runs,)`."""
+        return self.engine.budgets // self.config.micro_batches_per_decision
+
     def reset(
         self,
         rows: Sequence[int],
@@ -200,7 +205,7 @@ class InnerRuns:
         valid, outer_valid = self.engine.evaluate()
         exploded = diverged(self.config.guard, signals, valid.loss, self._start_valid)
         exploded |= ~np.isfinite(outer_valid.loss)
-        decisions = self.engine.budgets // self.config.micro_batches_per_decision
+        decisions = self.decisions_in_budget
         remaining = decisions - self.decisions_made
         after = level(outer_valid.loss, self._start_outer)
         given_up = np.zeros_like(exploded)

@@ -160,9 +160,10 @@ class InnerStep:
     ) -> tuple[Tensor, Tensor]:
         """What the mapped form gives, for models that only plain autograd takes."""
         gradients, losses = torch.zeros_like(flat), []
+        devices = [flat.device] if flat.device.type == "cuda" else []
         for row, parameters in enumerate(flat):
             own = {name: value[row] for name, value in buffers.items()}
-            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            with torch.enable_grad(), torch.random.fork_rng(devices=devices):
                 torch.manual_seed(int(keys[row]))
                 leaf = parameters.detach().requires_grad_()
                 loss = self._loss(leaf, own, keys[row], inputs[row], targets[row])
@@ -177,7 +178,9 @@ class InnerStep:
 
     def _per_block(self, values: Tensor) -> Tensor:
         """A number of each row, `(n_rows,)`, for each of its blocks, `(n_rows * n_blocks, 1)`."""
-        return values.unsqueeze(1).expand(-1, self._model.n_blocks).reshape(-1, 1)
+        # Contiguous for a single row too, or the compiled update would expect other strides.
+        repeated = values.unsqueeze(1).expand(-1, self._model.n_blocks)
+        return repeated.clone(memory_format=torch.contiguous_format).view(-1, 1)
 
 
 def _take(given: Iterator[Tensor], n: int) -> list[Tensor]:

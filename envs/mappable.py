@@ -58,6 +58,7 @@ class KeyedDropout(nn.Module):
         self.p = p
         self.channels = channels
         self.place = place
+        self.n_calls = 0
         self.register_buffer(KEY, torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -69,7 +70,11 @@ class KeyedDropout(nn.Module):
         shape = tuple(inputs.shape)
         if self.channels:
             shape = shape[:2] + (1,) * (inputs.ndim - 2)
-        key = self.get_buffer(KEY) + self.place * 0x9E3779B97F4A7C1
+        # A layer that is called again in one forward pass draws anew.
+        salt = (self.place << 20) + self.n_calls
+        self.n_calls += 1
+        salt = (salt * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63
+        key = self.get_buffer(KEY) + salt
         kept = uniform_bits(key, shape) >= int(self.p * 2**32)
         return torch.where(kept, inputs / (1 - self.p), 0)
 
@@ -84,7 +89,9 @@ class UnrolledRNN(nn.Module):
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
         self.mode = layer.mode
-        self.n_layers = layer.num_layers
+        self.input_size = layer.input_size
+        self.num_layers = layer.num_layers
+        self.bidirectional = False
         self.batch_first = layer.batch_first
         self.hidden_size = layer.hidden_size
         for name, parameter in layer.named_parameters():
@@ -104,7 +111,7 @@ class UnrolledRNN(nn.Module):
         steps = inputs.transpose(0, 1) if self.batch_first and batched else inputs
         given = state if isinstance(state, tuple) else (state,)
         last: list[tuple[Tensor, ...]] = []
-        for layer in range(self.n_layers):
+        for layer in range(self.num_layers):
             zeros = steps.new_zeros((*steps.shape[1:-1], self.hidden_size))
             own = tuple(zeros if part is None else part[layer] for part in given)
             if self.mode == "LSTM" and len(own) == 1:
@@ -114,6 +121,9 @@ class UnrolledRNN(nn.Module):
         outputs = steps.transpose(0, 1) if self.batch_first and batched else steps
         parts = tuple(torch.stack(part) for part in zip(*last, strict=True))
         return outputs, (parts[0], parts[1]) if self.mode == "LSTM" else parts[0]
+
+    def flatten_parameters(self) -> None:
+        """Nothing: the parameters already are one tensor."""
 
     def _run(
         self, layer: int, steps: Tensor, state: tuple[Tensor, ...]
@@ -160,8 +170,12 @@ _CELLS: dict[str, Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, .
 
 def make_mappable(model: nn.Module) -> nn.Module:
     """The model with every layer that has a mappable form in that form; changes it in place."""
-    for place, (name, layer) in enumerate(list(model.named_modules())):
-        replacement = _replacement(layer, place)
+    made: dict[int, nn.Module | None] = {}
+    # With duplicates, so that a layer that stands at two places is replaced at both, by one.
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if id(layer) not in made:
+            made[id(layer)] = _replacement(layer, len(made))
+        replacement = made[id(layer)]
         if replacement is not None:
             replacement.train(layer.training)
             if not name:

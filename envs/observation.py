@@ -196,6 +196,11 @@ def observe(
             switch_progress=np.where(switched, reading.progress, window_start),
         )
         relative_update = np.log10(signals.update_norm / signals.parameter_norm)
+        # Before its first update a run has no mean gradient yet.
+        gradient_signal = np.log(
+            np.where(signals.momentum_norm > 0, signals.momentum_norm, np.nan)
+            / signals.gradient_norm
+        )
         # Both losses in the same unit: the train loss at the first step.
         gap = np.log(reading.valid_loss + _LOSS_FLOOR * train_start) - np.log(
             signals.train_loss.mean(1) + _LOSS_FLOOR * train_start
@@ -210,7 +215,7 @@ def observe(
             "gradient_momentum_cosine": signals.gradient_momentum_cosine.mean(1),
             "gradient_parameter_cosine": signals.gradient_parameter_cosine.mean(1),
             "gradient_update_cosine": _mean_known(signals.gradient_update_cosine),
-            "gradient_signal": np.log(signals.momentum_norm / signals.gradient_norm).mean(1),
+            "gradient_signal": _mean_known(gradient_signal),
             "relative_update": _mean_known(relative_update) + 3,
             "generalisation_gap": gap,
             "valid_loss": valid,

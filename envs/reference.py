@@ -9,7 +9,7 @@ import numpy as np
 
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
-from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
+from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, menu, optimizer_index
 from trainpilot.envs.rewards import HIGHEST_LEVEL, TaskReference, level
 
 #: Optimizers of the grid.
@@ -20,7 +20,9 @@ GRID_LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 def grid(allowed: Sequence[str] = GRID_OPTIMIZERS) -> list[Hyperparameters]:
     """Every optimizer of the grid that is allowed, with every learning rate, `(1,)` each."""
-    optimizers = [name for name in GRID_OPTIMIZERS if name in allowed] or allowed
+    optimizers = [
+        name for name in GRID_OPTIMIZERS if optimizer_index(name) in menu(allowed)
+    ] or allowed
     return [
         Hyperparameters.full(
             1, optimizer=name, learning_rate=rate * LEARNING_RATE_SCALES[optimizer_index(name)]

@@ -43,7 +43,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
 
     ## Episode end
     - Termination: the run has diverged (something is not finite, or the valid loss exceeds
-      `guard.max_loss_ratio` times its start).
+      `guard.max_loss_ratio` times its start), or is hopeless (`guard.hopeless_share`).
     - Truncation: the budget of `decisions * micro_batches_per_decision` micro-batches is spent.
 
     ## Arguments
@@ -122,7 +122,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
             return "not trained yet"
         info = outcome_info(self._outcome, 0)
         return (
-            f"decision {self.runs.decisions_made[0]}/{self.runs.config.decisions}  "
+            f"decision {self.runs.decisions_made[0]}/{self.runs.decisions_in_budget[0]}  "
             f"{info['optimizer']} learning rate {info['learning_rate']:.2g}  "
             f"train loss {info['train_loss']:.4g}  valid loss {info['valid_loss']:.4g}"
         )

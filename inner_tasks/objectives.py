@@ -43,14 +43,26 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: logits, `(..., n_classes)`.
-        targets: classes, `(...)`, or their probabilities, `(..., n_classes)`.
+        targets: classes, `(...)`, or their probabilities, `(..., n_classes)`. Classes that do
+            not exist give NaN.
+
+    Raises:
+        ValueError: if there is not one target for each output.
     """
+    expected = outputs.shape if targets.is_floating_point() else outputs.shape[:-1]
+    if targets.shape != expected:
+        raise ValueError(
+            f"cross_entropy needs targets of shape {tuple(expected)} for outputs of shape "
+            f"{tuple(outputs.shape)}; given: {tuple(targets.shape)}"
+        )
     log_probabilities = torch.log_softmax(outputs, -1)
     if targets.is_floating_point():
         return -(targets * log_probabilities).sum(-1).mean()
     classes = torch.arange(outputs.shape[-1], device=outputs.device)
     chosen = targets.unsqueeze(-1) == classes
-    return -torch.where(chosen, log_probabilities, 0).sum(-1).mean()
+    exists = (targets >= 0) & (targets < outputs.shape[-1])
+    picked = torch.where(chosen, log_probabilities, 0).sum(-1)
+    return -torch.where(exists, picked, torch.nan).mean()
 
 
 OBJECTIVES: dict[str, Objective] = {

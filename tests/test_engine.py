@@ -305,3 +305,18 @@ def test_a_loss_that_is_not_above_zero_at_the_start_is_refused(quadratic):
     )
     with pytest.raises(TrainpilotError, match=r"finite and above 0 .*given: -6.5"):
         Engine(quadratic, 1, n_micro_batches=1)
+
+
+def test_a_single_row_of_several_blocks_compiles():
+    inputs = torch.randn(60, 40, generator=torch.Generator().manual_seed(0))
+    task = TensorTask(
+        "wide", model=lambda: nn.Sequential(nn.Linear(40, 150), nn.Linear(150, 3)), inputs=inputs,
+        targets=torch.arange(60) % 3, micro_batch_size=10,
+    )  # fmt: skip
+    curves = []
+    for n_runs in (1, 2):
+        engine = Engine(task, n_runs, n_micro_batches=5, compiled=True)
+        assert engine.report == "inner steps are compiled"
+        engine.reset([0], [3])
+        curves.append(engine.advance(Hyperparameters.full(n_runs), 5).train_loss[0])
+    np.testing.assert_allclose(*curves, rtol=1e-5)

@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import trainpilot
-from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig, GuardConfig, StartConfig
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.rewards import TaskReference
@@ -227,3 +227,23 @@ def test_budgets_are_drawn_within_their_range(moons):
     runs = InnerRuns(moons, 60, config)
     runs.reset(range(60), range(60))
     assert set(runs.engine.budgets.tolist()) == set(range(4, 11))
+
+
+def test_a_run_that_accumulates_is_not_taken_for_one_that_diverged(moons):
+    config = EnvConfig(
+        decisions=4,
+        micro_batches_per_decision=3,
+        start=StartConfig(batch_size=2),
+        bounds=BoundsConfig(batch_size_high=8),
+        actions=ActionConfig(batch_size=[0.5, 1, 2]),
+    )
+    runs = InnerRuns(moons, 2, config)
+    runs.reset([0, 1], [0, 1])
+    for choice in (2, 1, 1, 0):  # 4 micro-batches to an update, at last 2
+        action = np.array([[2, choice, 0]] * 2)
+        outcome = runs.step(runs.actions.apply(runs.hyperparameters, action))
+        assert not outcome.terminated.any()
+        assert (outcome.observation > -5).all()
+    assert runs.hyperparameters.batch_size.tolist() == [2, 2]
+    with pytest.raises(TrainpilotError, match="batch_size_high, 1; given: 2"):
+        InnerRuns(moons, 1, EnvConfig(start=StartConfig(batch_size=2)))

@@ -19,6 +19,7 @@ from trainpilot.inner_tasks import (
     split_tensors,
 )
 from trainpilot.inner_tasks.catalogue import load_task, make_task, make_tasks, task_names
+from trainpilot.inner_tasks.objectives import cross_entropy
 from trainpilot.inner_tasks.text import ALPHABET, MODULES, docstrings_mlp
 
 SUITES = ("meta_train", "meta_valid", "meta_test")
@@ -173,3 +174,22 @@ def test_a_task_whose_name_cannot_be_set_is_refused(monkeypatch):
     assert make_tasks({"fixed": {}})[0].name == "fixed"
     with pytest.raises(TrainpilotError, match=r"name of task 'other' .*; given: 'fixed'"):
         make_tasks({"other": {}})
+
+
+def test_cross_entropy_is_torch_s_and_takes_sequences():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 5, 4, generator=generator)
+    targets = torch.randint(0, 4, (6, 5), generator=generator)
+    expected = nn.functional.cross_entropy(logits.transpose(1, 2), targets)
+    torch.testing.assert_close(cross_entropy(logits, targets), expected)
+    shares = torch.softmax(torch.randn(6, 4, generator=generator), -1)
+    expected = nn.functional.cross_entropy(logits[:, 0], shares)
+    torch.testing.assert_close(cross_entropy(logits[:, 0], shares), expected)
+
+
+def test_cross_entropy_takes_no_targets_that_are_not_there():
+    logits = torch.zeros(3, 4)
+    assert cross_entropy(logits, torch.tensor([1, 2, 4])).isnan()
+    assert cross_entropy(logits, torch.tensor([1, 2, -100])).isnan()
+    with pytest.raises(ValueError, match=r"targets of shape \(3,\) .* given: \(3, 1\)"):
+        cross_entropy(logits, torch.zeros(3, 1).long())

@@ -227,11 +227,28 @@ def test_bits_are_uniform_and_uncorrelated_from_key_to_key():
 
 
 def test_mixed_precision_trains_nearly_as_full_precision():
+    task = vector_task(lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)))
     curves = []
     for mixed_precision in (False, True):
-        engine = Engine(TASKS["mlp"], 2, n_micro_batches=10, mixed_precision=mixed_precision)
+        engine = Engine(task, 2, n_micro_batches=10, mixed_precision=mixed_precision)
         engine.reset([0, 1], [3, 4])
         curves.append(engine.advance(Hyperparameters.full(2), 10).train_loss)
     # bfloat16 has 8 bits of precision.
     np.testing.assert_allclose(*curves, rtol=0.05)
     assert (curves[0] != curves[1]).any()
+
+
+def test_one_dropout_layer_may_stand_anywhere_and_draws_anew_each_time():
+    dropout = nn.Dropout(0.5)
+    layers = [nn.Identity() for _ in range(40)]
+    task = vector_task(
+        lambda: nn.Sequential(nn.Linear(3, 9), dropout, *layers, dropout, nn.Linear(9, 2))
+    )
+    engine = Engine(task, 2, n_micro_batches=4)
+    engine.reset([0, 1], [1, 2])
+    assert np.isfinite(engine.advance(Hyperparameters.full(2), 4).train_loss).all()
+    twice = make_mappable(nn.Sequential(dropout, nn.Identity(), dropout))
+    assert twice[0] is twice[2]
+    twice[0].trainpilot_key.fill_(3)
+    kept = (twice(torch.ones(4000)) > 0).float().mean()
+    assert kept == pytest.approx(0.25, abs=0.04)  # 0.5 were the two masks the same

@@ -93,6 +93,7 @@ def test_what_an_interrupt_left_undone_does_not_disturb_what_follows(pool, monke
     def interrupted(*_):
         raise KeyboardInterrupt
 
+    pool.reset(np.arange(10))  # it may be the first test that uses the pool
     with monkeypatch.context() as patch:
         patch.setattr("trainpilot.envs.worker_pool.wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
