@@ -17,6 +17,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 TensorFunction = Callable[..., Sequence[Tensor]]
 
+#: What is said of a compiled function that does not do what it should.
+OTHER_NUMBERS = "the compiled step gives other numbers than the step itself"
+
 #: One rounding for `a * b + c`, where C++ would otherwise make two: faster and more exact.
 _OPTIONS = {"cpp.enable_floating_point_contract_flag": "fast"}
 
@@ -51,3 +54,48 @@ def compile_function(function: TensorFunction, examples: Sequence[Tensor]) -> Te
                 node.meta.clear()
         inputs: list[Any] = [example.clone() for example in examples]
         return cast("TensorFunction", torch._inductor.compile(graph, inputs, options=_OPTIONS))
+
+
+def compile_checked(
+    function: TensorFunction, examples: list[Tensor], tolerance: float
+) -> TensorFunction:
+    """The function, compiled, once it has shown that it gives what the function gives.
+
+    Args:
+        function: as `compile_function` takes it.
+        examples: likewise; those that share their storage share it in the comparison too.
+        tolerance: how far the numbers may lie apart, relative to the largest.
+
+    Raises:
+        ArithmeticError: if they lie further apart.
+        Exception: whatever compiling raises.
+    """
+    compiled = compile_function(function, examples)
+    _check_equal(function, compiled, examples, tolerance)
+    return compiled
+
+
+def _check_equal(
+    function: TensorFunction,
+    compiled: TensorFunction,
+    examples: list[Tensor],
+    tolerance: float,
+) -> None:
+    expected, given = cloned(examples), cloned(examples)
+    expected += function(*expected)
+    given += compiled(*given)
+    for value, other in zip(expected, given, strict=True):
+        if not value.is_floating_point():
+            continue
+        size = value.abs().nan_to_num(0, 0).max() if value.numel() else 0
+        atol = float(tolerance * size)
+        if not torch.allclose(value, other, rtol=tolerance, atol=atol, equal_nan=True):
+            raise ArithmeticError(OTHER_NUMBERS)
+
+
+def cloned(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies; those that share their storage share it in the copy too."""
+    copies: dict[tuple[int, torch.Size], Tensor] = {}
+    for tensor in tensors:
+        copies.setdefault((tensor.data_ptr(), tensor.shape), tensor.clone())
+    return [copies[tensor.data_ptr(), tensor.shape] for tensor in tensors]

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainpilot.envs.compiling import TensorFunction, compile_function, missing_compiler
+from trainpilot.envs.compiling import (
+    OTHER_NUMBERS,
+    TensorFunction,
+    cloned,
+    compile_checked,
+    missing_compiler,
+)
 from trainpilot.envs.data_order import data_order
 from trainpilot.envs.evaluating import Evaluator
 from trainpilot.envs.flat_model import Buffers, FlatModel
@@ -38,8 +44,6 @@ from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_
 #: Rows in a tile, at most. More no longer spreads a call's fixed cost noticeably thinner, and
 #: fewer fit the caches no better, since a tile's state is streamed through them anyway.
 TILE = 16
-
-_OTHER_NUMBERS = "the compiled step gives other numbers than the step itself"
 
 
 class Engine:
@@ -394,12 +398,12 @@ class Engine:
             with _recorded(self, "_gradients") as gradients, _recorded(self, "_update") as update:
                 self._varied_steps()
             expected = self.evaluate()
-            self._gradients = _compiled(eager[0], gradients, self._tolerance)
-            self._update = _compiled(eager[1], update, self._tolerance)
+            self._gradients = compile_checked(eager[0], gradients, self._tolerance)
+            self._update = compile_checked(eager[1], update, self._tolerance)
             self._evaluator.compile(next(self._tiles()))
             for one, other in zip(expected, self.evaluate(), strict=True):
                 if not np.allclose(one.loss, other.loss, rtol=self._tolerance, equal_nan=True):
-                    raise ArithmeticError(_OTHER_NUMBERS)
+                    raise ArithmeticError(OTHER_NUMBERS)
             self._first_step()
         except Exception as error:
             self._gradients, self._update = eager
@@ -415,7 +419,7 @@ def _recorded(engine: Engine, name: str) -> Iterator[list[Tensor]]:
     function: TensorFunction = getattr(engine, name)
 
     def recording(*tensors: Tensor) -> Sequence[Tensor]:
-        seen[:] = _cloned(tensors)
+        seen[:] = cloned(tensors)
         return function(*tensors)
 
     setattr(engine, name, recording)
@@ -423,39 +427,6 @@ def _recorded(engine: Engine, name: str) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         setattr(engine, name, function)
-
-
-def _compiled(function: TensorFunction, examples: list[Tensor], tolerance: float) -> TensorFunction:
-    """The function, compiled, once it has shown that it gives what the function gives."""
-    compiled = compile_function(function, examples)
-    _check_equal(function, compiled, examples, tolerance)
-    return compiled
-
-
-def _check_equal(
-    function: TensorFunction,
-    compiled: Callable[..., Sequence[Tensor]],
-    examples: list[Tensor],
-    tolerance: float,
-) -> None:
-    expected, given = _cloned(examples), _cloned(examples)
-    expected += function(*expected)
-    given += compiled(*given)
-    for value, other in zip(expected, given, strict=True):
-        if not value.is_floating_point():
-            continue
-        size = value.abs().nan_to_num(0, 0).max() if value.numel() else 0
-        atol = float(tolerance * size)
-        if not torch.allclose(value, other, rtol=tolerance, atol=atol, equal_nan=True):
-            raise ArithmeticError(_OTHER_NUMBERS)
-
-
-def _cloned(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies; those that share their storage share it in the copy too."""
-    copies: dict[tuple[int, torch.Size], Tensor] = {}
-    for tensor in tensors:
-        copies.setdefault((tensor.data_ptr(), tensor.shape), tensor.clone())
-    return [copies[tensor.data_ptr(), tensor.shape] for tensor in tensors]
 
 
 def _device(name: str) -> torch.device:

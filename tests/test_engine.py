@@ -143,7 +143,7 @@ def test_when_compiling_fails_the_engine_says_so_and_stays_correct(moons, monkey
     def fail(*arguments, **keywords):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("trainpilot.envs.engine.compile_function", fail)
+    monkeypatch.setattr("trainpilot.envs.compiling.compile_function", fail)
     with pytest.warns(UserWarning, match="torch.compile failed .no luck.: inner runs are not"):
         engine = Engine(moons, 1, n_micro_batches=1, compiled=True)
     assert "no luck" in engine.report
@@ -153,7 +153,7 @@ def test_when_compiling_fails_the_engine_says_so_and_stays_correct(moons, monkey
 
 def test_a_compiled_step_that_gives_other_numbers_is_not_used(moons, monkeypatch):
     monkeypatch.setattr(
-        "trainpilot.envs.engine.compile_function",
+        "trainpilot.envs.compiling.compile_function",
         lambda function, examples: lambda *tensors: [1.1 * out for out in function(*tensors)],
     )
     with pytest.warns(UserWarning, match="gives other numbers than the step itself"):
