@@ -16,6 +16,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +32,7 @@ from trainpilot.envs.engine import Engine
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES, OPTIMIZERS
+from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks.models import mlp
@@ -53,14 +54,9 @@ def mixed(n_runs: int) -> Hyperparameters:
     """Every optimizer of the menu, rates over two decades: what a search tries."""
     generator = np.random.default_rng(0)
     optimizer = generator.integers(len(OPTIMIZER_NAMES), size=n_runs)
-    scale = np.array(
-        [OPTIMIZERS[OPTIMIZER_NAMES[index]].learning_rate_scale for index in optimizer]
-    )
-    settings = Hyperparameters.full(n_runs)
+    scale = np.array(LEARNING_RATE_SCALES)[optimizer]
     rates = 10 ** generator.uniform(-4, -2, size=n_runs) * scale
-    object.__setattr__(settings, "optimizer", optimizer)
-    object.__setattr__(settings, "learning_rate", rates)
-    return settings
+    return replace(Hyperparameters.full(n_runs), optimizer=optimizer, learning_rate=rates)
 
 
 def stepper(

@@ -119,6 +119,11 @@ def _are_examples_first(inputs: Tensor) -> bool:
     return not inputs[0].is_contiguous() and inputs[0].permute(3, 0, 1, 2).is_contiguous()
 
 
+def _readable(inputs: Tensor) -> Tensor:
+    """Inputs in one of the two orders that the kernels read."""
+    return inputs if _are_examples_first(inputs) else _dense_rows(inputs)
+
+
 def _output_shape(
     inputs: Tensor, weight: Tensor, stride: _Pair, padding: _Pair, pooling: _Pair
 ) -> list[int]:
@@ -173,7 +178,7 @@ def _run_convolution(
     The arguments are those of `convolution`, with a leading axis of runs; `inputs` are
     `(n_runs or 1, in_channels, height, width, n_examples)`.
     """
-    inputs = inputs if _are_examples_first(inputs) else _dense_rows(inputs)
+    inputs = _readable(inputs)
     weight = _dense_rows(weight)
     bias = None if bias is None else _dense_rows(bias)
     output, index = _new_outputs(inputs, weight, bias, stride, padding, relu, pooling)
@@ -219,7 +224,7 @@ def _run_convolution_backward(
     The inputs' is empty unless `of_inputs`: a first layer's is not needed.
     """
     gradient, index = gradient.contiguous(), index.contiguous()
-    inputs = inputs if _are_examples_first(inputs) else _dense_rows(inputs)
+    inputs = _readable(inputs)
     weight = _dense_rows(weight)
     result = _new_gradients(
         gradient, index, inputs, weight, stride, padding, relu, pooling, of_inputs

@@ -99,7 +99,6 @@ class Engine:
         # How far compiled and eager numbers may lie apart, relative to the largest.
         self._tolerance = 0.05 if mixed_precision else 1e-3
         self._menu = menu(optimizers)
-        self._moment_names = moment_names(self._menu)
         # A graphics processor wants all rows at once, a core as many as stay near it.
         n_tiles = -(-n_runs // TILE) if self._device.type == "cpu" else 1
         self._tile = -(-n_runs // n_tiles)
@@ -120,7 +119,7 @@ class Engine:
             )
 
         self._parameters = zeros()
-        self._moments: Moments = {name: zeros() for name in self._moment_names}
+        self._moments: Moments = {name: zeros() for name in moment_names(self._menu)}
         self._accumulated = [zeros()] if self._max_batch_size > 1 else []
         # Rows that only fill up the last tile have weights of seed 0, never zeros, on which a
         # model might fail.

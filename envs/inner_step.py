@@ -28,11 +28,6 @@ UPDATE_SCALARS = (
     "learning_rate", "weight_decay", "momentum", "one_minus_momentum", "mean_correction",
     "square_correction", "step", "optimizer", "applied",
 )  # fmt: skip
-#: What `update` sums over each block, in this order.
-UPDATE_SUMS = (
-    "parameter_square", "update_square", "mean_square", "gradient_mean", "gradient_parameter",
-    "gradient_update",
-)  # fmt: skip
 
 #: As `torch.nn.utils.clip_grad_norm_` has it.
 _CLIP_EPSILON = 1e-6
@@ -112,7 +107,7 @@ class InnerStep:
                 `(n_rows * n_blocks, 9)`.
 
         Returns:
-            `UPDATE_SUMS`, `(6, n_rows * n_blocks)`.
+            The last six of `StepSums`, summed over each block, `(6, n_rows * n_blocks)`.
         """
         given = iter(tensors)
         parameters, *old = _take(given, 1 + len(self._moment_names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,10 +158,12 @@ def test_a_larger_batch_is_the_mean_gradient_of_its_micro_batches(name, task):
     engine = Engine(task, 3, n_micro_batches=N_STEPS, max_batch_size=4)
     engine.reset(range(3), [3, 3, 4])
     rate = RATES[name]
-    settings = Hyperparameters.full(
-        3, optimizer=name, learning_rate=rate, momentum=0.8, gradient_clip=0.3
+    settings = replace(
+        Hyperparameters.full(
+            3, optimizer=name, learning_rate=rate, momentum=0.8, gradient_clip=0.3
+        ),
+        batch_size=np.array([4, 1, 2]),
     )
-    object.__setattr__(settings, "batch_size", np.array([4, 1, 2]))
     # Decisions of 5 micro-batches, so that a batch goes on from one to the next.
     parts = [engine.advance(settings, 5) for _ in range(N_STEPS // 5)]
     for row, batch_size in enumerate((4, 1, 2)):
