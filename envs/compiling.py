@@ -84,6 +84,20 @@ def _check_equal(
     expected, given = cloned(examples), cloned(examples)
     expected += function(*expected)
     given += compiled(*given)
+    check_same(expected, given, tolerance)
+
+
+def check_same(expected: Sequence[Tensor], given: Sequence[Tensor], tolerance: float) -> None:
+    """Hold numbers against those that they should be.
+
+    Args:
+        expected: what they should be.
+        given: what they are.
+        tolerance: how far they may lie apart, relative to the largest of each tensor.
+
+    Raises:
+        ArithmeticError: if they lie further apart.
+    """
     for value, other in zip(expected, given, strict=True):
         if not value.is_floating_point():
             continue

@@ -20,13 +20,14 @@ from torch import Tensor
 from trainpilot.envs.compiling import (
     OTHER_NUMBERS,
     TensorFunction,
-    cloned,
     compile_checked,
     missing_compiler,
 )
 from trainpilot.envs.data_order import data_order
 from trainpilot.envs.evaluating import Evaluator
+from trainpilot.envs.fast_update import Seen, compile_update
 from trainpilot.envs.flat_model import Buffers, FlatModel
+from trainpilot.envs.formula_update import FormulaUpdate, RunState, Update
 from trainpilot.envs.hyperparameters import Hyperparameters, IntArray
 from trainpilot.envs.inner_step import InnerStep
 from trainpilot.envs.optimizers import (
@@ -37,6 +38,8 @@ from trainpilot.envs.optimizers import (
     moment_names,
 )
 from trainpilot.envs.schedule import Schedule, step_keys
+from trainpilot.envs.native_update import native_update
+from trainpilot.envs.sequential import SequentialTrainer, Untranslatable
 from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_size
@@ -120,7 +123,7 @@ class Engine:
 
         self._parameters = zeros()
         self._moments: Moments = {name: zeros() for name in moment_names(self._menu)}
-        self._accumulated = [zeros()] if self._max_batch_size > 1 else []
+        self._accumulated = zeros() if self._max_batch_size > 1 else None
         # Rows that only fill up the last tile have weights of seed 0, never zeros, on which a
         # model might fail.
         parameters, buffers = self._model.initial_states([0])
@@ -219,27 +222,31 @@ class Engine:
             ", ".join(OPTIMIZER_NAMES[index] for index in used),
         )
         plan = self._schedule.plan(hyperparameters, n_micro_batches)
-        # Rows that only fill up the last tile train on the first example, with rate 0.
+        # Rows that only fill up the last tile train on the first example and never update.
         padding = [(0, self._n_rows - self.n_runs), (0, 0)]
         places = np.pad(self._position[:, None] + np.arange(n_micro_batches), padding)
-        indices = self._order[np.arange(self._n_rows)[:, None], places].long()
+        indices = self._order[np.arange(self._n_rows)[:, None], places]
         keys = np.pad(step_keys(self._seeds, self._position, n_micro_batches), padding)
-        gradient_scalars = np.pad(plan.gradient, [*padding, (0, 0)])
-        update_scalars = np.pad(plan.update, [*padding, (0, 0)])
-        sums = []
-        with torch.no_grad():
-            for first in range(0, self._n_rows, self._tile):
-                rows = slice(first, first + self._tile)
-                tile_sums = self._advance_tile(
-                    rows,
-                    self._steps_first(indices[rows]),
-                    self._steps_first(torch.from_numpy(gradient_scalars[rows])),
-                    self._steps_first(torch.from_numpy(update_scalars[rows])),
-                    self._steps_first(torch.from_numpy(keys[rows])),
-                )
-                sums.append(tile_sums)
+        scalars = np.pad(plan.scalars, [*padding, (0, 0)])
+        if self._trainer is not None:
+            runs = slice(self.n_runs)
+            sums = self._trainer.train(
+                self._state(runs), self._train, indices[runs], plan.scalars
+            )
+        else:
+            with torch.no_grad():
+                parts = [
+                    self._advance_tile(
+                        rows,
+                        self._steps_first(indices[rows].long()),
+                        self._steps_first(torch.from_numpy(scalars[rows])),
+                        self._steps_first(torch.from_numpy(keys[rows])),
+                    )
+                    for rows in self._tiles_rows()
+                ]
+            sums = np.concatenate(parts, axis=1)[:, : self.n_runs]
         self._position += n_micro_batches
-        step_sums = StepSums(*np.concatenate(sums, axis=1)[:, : self.n_runs])
+        step_sums = StepSums(*sums)
         before, self._mean_square = self._mean_square, step_sums.mean_square[:, -1]
         return make_signals(step_sums, before, plan.mean_correction, plan.updated)
 
@@ -250,44 +257,44 @@ class Engine:
         return values.transpose(0, 1).contiguous().to(self._device)
 
     def _advance_tile(
-        self,
-        rows: slice,
-        indices: Tensor,
-        gradient_scalars: Tensor,
-        update_scalars: Tensor,
-        keys: Tensor,
+        self, rows: slice, indices: Tensor, scalars: Tensor, keys: Tensor
     ) -> np.ndarray:
         """All steps of a decision for one tile: `StepSums`, `(8, n_rows, n_steps)`."""
-        model = self._model
-        state = [
-            self._parameters[rows],
-            *(moment[rows] for moment in self._moments.values()),
-        ]
-        blocks = [part.view(-1, model.block_size) for part in state]
-        accumulated = [part[rows] for part in self._accumulated] * 2
+        state = self._state(rows)
+        move = self._update.on(state)
         buffers = [value[rows] for value in self._buffers.values()]
-        scalars = update_scalars.repeat_interleave(model.n_blocks, dim=1)
         losses, sums = [], []
         for step in range(len(indices)):
             # Not inside the compiled step: there, examples are gathered number by number.
             inputs, targets = (_gather(part, indices[step]) for part in self._train)
-            gradient, own, factor, measured = self._gradients(
-                state[0], inputs, targets, gradient_scalars[step], keys[step],
-                *accumulated, *buffers,
-            )  # fmt: skip
-            (summed,) = self._update(
-                *blocks, *blocks, gradient.view(-1, model.block_size),
-                own.view(-1, model.block_size), factor, scalars[step],
-            )  # fmt: skip
-            losses.append(measured)
-            sums.append(summed)
-        # (n_sums, n_rows, n_blocks, n_steps)
-        by_block = torch.stack(sums, dim=2).view(len(summed), -1, model.n_blocks, len(sums))
-        both = torch.cat([torch.stack(losses, dim=2).double(), by_block.double().sum(2)])
-        return both.cpu().numpy()
+            loss, *pieces = self._gradients(
+                state.parameters, inputs, targets, keys[step], *buffers
+            )
+            sums.append(move(pieces, scalars[step]))
+            losses.append(loss)
+        both = torch.cat([torch.stack(losses)[:, None].double(), torch.stack(sums)], dim=1)
+        return both.permute(1, 2, 0).cpu().numpy()
+
+    def _state(self, rows: slice) -> RunState:
+        return RunState(
+            self._parameters[rows],
+            [moment[rows] for moment in self._moments.values()],
+            None if self._accumulated is None else self._accumulated[rows],
+        )
+
+    def _tiles_rows(self) -> Iterator[slice]:
+        for first in range(0, self._n_rows, self._tile):
+            yield slice(first, first + self._tile)
 
     def evaluate(self) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`."""
+        if self._trainer is not None:
+            parameters = self._parameters[: self.n_runs]
+            valid, outer_valid = self._evaluator.observed_splits
+            return (
+                Evaluation(*self._trainer.evaluate(parameters, valid)),
+                Evaluation(*self._trainer.evaluate(parameters, outer_valid)),
+            )
         return self._evaluator.observed(self._tiles())
 
     def evaluate_split(self, split: Split) -> Evaluation:
@@ -309,6 +316,7 @@ class Engine:
     def _start(self, compiled: bool) -> None:
         """Find out how the task can be trained; refuse it at once and in words if it cannot."""
         self.report = "inner steps are not compiled, as configured"
+        self._trainer: SequentialTrainer | None = None
         reason = self._probe(row_by_row=False)
         if reason is not None:
             with _refusing(self.task, reason):
@@ -321,6 +329,8 @@ class Engine:
                 "other, which is slow; torch.nn's layers map, in-place changes, branches on "
                 "values and random numbers drawn by hand do not"
             )
+        elif compiled and self._translate():
+            self.report = "inner steps are compiled"
         elif compiled:
             missing = missing_compiler(self._device) or self._compile()
             if missing is None:
@@ -335,16 +345,9 @@ class Engine:
 
     def _probe(self, *, row_by_row: bool) -> Exception | None:
         """Take the eager functions; whatever the first step and evaluation raise."""
-        step = InnerStep(
-            self.task,
-            self._model,
-            list(self._buffers),
-            optimizers=self._menu,
-            accumulates=bool(self._accumulated),
-            row_by_row=row_by_row,
-        )
+        step = InnerStep(self.task, self._model, list(self._buffers), row_by_row=row_by_row)
         self._gradients: TensorFunction = step.gradients
-        self._update: TensorFunction = step.update
+        self._update: Update = FormulaUpdate(self._model, self._menu)
         self._evaluator.map_rows(not row_by_row)
         try:
             self._first_step()
@@ -390,15 +393,26 @@ class Engine:
                 loss,
             )
 
+    def _translate(self) -> bool:
+        native = native_update(self._menu, self._model.sizes)
+        try:
+            trainer = SequentialTrainer(self.task, native)
+        except Untranslatable as error:
+            print(error)
+            return False
+        self._trainer = trainer
+        return True
+
     def _compile(self) -> str | None:
         """Compile the functions now, or say why they stay as they are."""
         eager = self._gradients, self._update
         try:
-            with _recorded(self, "_gradients") as gradients, _recorded(self, "_update") as update:
-                self._varied_steps()
+            seen = Seen(*eager)
+            self._gradients, self._update = seen.gradients, seen
+            self._varied_steps()
             expected = self.evaluate()
-            self._gradients = compile_checked(eager[0], gradients, self._tolerance)
-            self._update = compile_checked(eager[1], update, self._tolerance)
+            self._gradients = compile_checked(eager[0], seen.examples, self._tolerance)
+            self._update = compile_update(self._model, self._menu, seen, self._tolerance)
             self._evaluator.compile(next(self._tiles()))
             for one, other in zip(expected, self.evaluate(), strict=True):
                 if not np.allclose(one.loss, other.loss, rtol=self._tolerance, equal_nan=True):
@@ -409,23 +423,6 @@ class Engine:
             self._evaluator.map_rows(True)
             return f"torch.compile failed ({_first_line(error)})"
         return None
-
-
-@contextlib.contextmanager
-def _recorded(engine: Engine, name: str) -> Iterator[list[Tensor]]:
-    """The tensors that a function of the engine is called with at its last call."""
-    seen: list[Tensor] = []
-    function: TensorFunction = getattr(engine, name)
-
-    def recording(*tensors: Tensor) -> Sequence[Tensor]:
-        seen[:] = cloned(tensors)
-        return function(*tensors)
-
-    setattr(engine, name, recording)
-    try:
-        yield seen
-    finally:
-        setattr(engine, name, function)
 
 
 def _device(name: str) -> torch.device:

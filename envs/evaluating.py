@@ -40,7 +40,7 @@ class Evaluator:
         self._task = task
         self._model = model
         self._buffer_names = tuple(buffer_names)
-        self._observed = [
+        self.observed_splits = [
             Split(*(part.to(device) for part in observed_sample(split, size)))
             for split in (task.splits.valid, task.splits.outer_valid)
         ]
@@ -63,12 +63,12 @@ class Evaluator:
         """
         _, parameters, buffers = tile
         self._evaluate_observed = compile_function(
-            self._both, [parameters, *buffers, *self._observed[0], *self._observed[1]]
+            self._both, [parameters, *buffers, *self.observed_splits[0], *self.observed_splits[1]]
         )
 
     def observed(self, tiles: Iterator[Tile]) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`."""
-        data = [*self._observed[0], *self._observed[1]]
+        data = [*self.observed_splits[0], *self.observed_splits[1]]
         with torch.no_grad():
             parts = [
                 _numbers(self._evaluate_observed(parameters, *buffers, *data), n_runs)
@@ -101,21 +101,27 @@ class Evaluator:
         ]
 
     def _mapped(self, parameters: Tensor, buffers: list[Tensor], split: Split) -> list[Tensor]:
-        loss, metrics = vmap(self._one, in_dims=(0, 0, None))(parameters, buffers, split)
+        parts = self._model.parts(parameters)
+        loss, metrics = vmap(self._one, in_dims=(0, 0, None))(parts, buffers, split)
         return self._flat(loss, metrics)
 
     def _one_by_one(self, parameters: Tensor, buffers: list[Tensor], split: Split) -> list[Tensor]:
+        parts = self._model.parts(parameters)
         rows = [
-            self._flat(*self._one(own, [value[row] for value in buffers], split))
-            for row, own in enumerate(parameters)
+            self._flat(
+                *self._one(
+                    [part[row] for part in parts], [value[row] for value in buffers], split
+                )
+            )
+            for row in range(len(parameters))
         ]
         return [torch.stack(column) for column in zip(*rows, strict=True)]
 
     def _one(
-        self, flat: Tensor, buffers: list[Tensor], split: Split
+        self, parts: list[Tensor], buffers: list[Tensor], split: Split
     ) -> tuple[Tensor, dict[str, Tensor]]:
         named = dict(zip(self._buffer_names, buffers, strict=True))
-        outputs = self._model.eval_outputs(flat, named, split.inputs)
+        outputs = self._model.eval_outputs(parts, named, split.inputs)
         metrics = self._task.metrics(outputs, split.targets)
         return self._task.loss(outputs, split.targets), metrics
 

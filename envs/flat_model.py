@@ -42,6 +42,7 @@ class FlatModel:
 
     Attributes:
         n_params: number of trainable parameters.
+        sizes: of the trainable parameters, one after the other.
         n_blocks: number of blocks.
         block_size: numbers in a block; `width = n_blocks * block_size >= n_params`.
         dtype: of the parameters.
@@ -68,13 +69,11 @@ class FlatModel:
                 f"{', '.join(sorted(map(str, dtypes)))}"
             )
         self.dtype = dtypes.pop()
-        self.n_params = sum(math.prod(shape) for shape in self._shapes.values())
+        self.sizes = [math.prod(shape) for shape in self._shapes.values()]
+        self.n_params = sum(self.sizes)
         self.n_blocks = -(-self.n_params // _LARGEST_BLOCK)
         self.block_size = _ALIGNMENT * -(-self.n_params // (self.n_blocks * _ALIGNMENT))
         self.width = self.n_blocks * self.block_size
-        self._sizes = [math.prod(shape) for shape in self._shapes.values()]
-        if self.width > self.n_params:
-            self._sizes.append(self.width - self.n_params)
         self._train_model = fast_forms(make_mappable(model))
         self._eval_model = copy.deepcopy(self._train_model).eval()
         self._keys = [
@@ -105,20 +104,27 @@ class FlatModel:
             name: torch.stack([other[name].detach() for other in others]) for name in others[0]
         }
 
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """The parameters, `(n_rows, *shape)` each, as views of `(n_rows, width)`."""
+        parts = torch.split(flat[:, : self.n_params], self.sizes, dim=1)
+        shapes = self._shapes.values()
+        return [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
     def state_dict(self, flat: Tensor, buffers: Buffers) -> dict[str, Tensor]:
         """What `task.make_model().load_state_dict` takes, tied weights included."""
         model = self._new_model(0)
         # Not strict: tied weights have one name here, and some buffers are not kept.
-        model.load_state_dict(self._unflatten(flat) | buffers, strict=False)
+        parts = [part[0] for part in self.parts(flat[None])]
+        model.load_state_dict(self._named(parts) | buffers, strict=False)
         return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def train_outputs(
-        self, flat: Tensor, buffers: Buffers, key: Tensor | None, inputs: Tensor
+        self, parts: Sequence[Tensor], buffers: Buffers, key: Tensor | None, inputs: Tensor
     ) -> Tensor:
         """Outputs in training mode; buffers such as running statistics are updated in place.
 
         Args:
-            flat: `(width,)`.
+            parts: the parameters of one run.
             buffers: of this run.
             key: int64 scalar that random numbers are made from, new at each step; needed
                 where the model `draws`.
@@ -129,29 +135,26 @@ class FlatModel:
                 if isinstance(layer, KeyedDropout):
                     layer.n_calls = 0
             buffers = buffers | dict.fromkeys(self._keys, key)
-        return self._call(self._train_model, flat, buffers, inputs)
+        return self._call(self._train_model, parts, buffers, inputs)
 
-    def eval_outputs(self, flat: Tensor, buffers: Buffers, inputs: Tensor) -> Tensor:
+    def eval_outputs(self, parts: Sequence[Tensor], buffers: Buffers, inputs: Tensor) -> Tensor:
         """Outputs in evaluation mode."""
-        return self._call(self._eval_model, flat, buffers, inputs)
+        return self._call(self._eval_model, parts, buffers, inputs)
 
     def _new_model(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self._task.make_model()
 
-    def _unflatten(self, flat: Tensor) -> dict[str, Tensor]:
-        """The parameters by name, as views of `(width,)`."""
-        parts = torch.split(flat, self._sizes)
-        return {
-            name: part.view(shape)
-            for (name, shape), part in zip(self._shapes.items(), parts, strict=False)
-        }
+    def _named(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self._shapes, parts, strict=True))
 
-    def _call(self, model: nn.Module, flat: Tensor, buffers: Buffers, inputs: Tensor) -> Tensor:
-        precision = torch.autocast(flat.device.type, torch.bfloat16, enabled=self._mixed_precision)
+    def _call(
+        self, model: nn.Module, parts: Sequence[Tensor], buffers: Buffers, inputs: Tensor
+    ) -> Tensor:
+        precision = torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._mixed_precision)
         with _formulas(), precision:
-            outputs: Tensor = functional_call(model, self._unflatten(flat) | buffers, (inputs,))
+            outputs: Tensor = functional_call(model, self._named(parts) | buffers, (inputs,))
         return outputs.to(self.dtype) if self._mixed_precision else outputs
 
 

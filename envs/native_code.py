@@ -19,11 +19,12 @@ _FLAGS = ("-O2", "-std=c++17", "-march=native", "-ffp-contract=fast", "-shared",
 
 
 @functools.cache
-def load(name: str) -> ctypes.CDLL | None:
+def load(name: str, preamble: str = "") -> ctypes.CDLL | None:
     """The library made from the C++ file of that name in this folder.
 
     Args:
         name: such as "convolution.cpp".
+        preamble: C++ that comes before the file's own (default: none).
 
     Returns:
         The library, or None without a C++ compiler. Where the compiler fails it is None too, with
@@ -34,7 +35,7 @@ def load(name: str) -> ctypes.CDLL | None:
         return None
     source = Path(__file__).with_name(name)
     try:
-        return ctypes.CDLL(str(_compiled(compiler, source)))
+        return ctypes.CDLL(str(_compiled(compiler, source, preamble)))
     except (OSError, subprocess.CalledProcessError) as error:
         output = getattr(error, "stderr", None) or str(error)
         reason = (output.strip() or type(error).__name__).splitlines()[0]
@@ -42,20 +43,24 @@ def load(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def _compiled(compiler: str, source: Path) -> Path:
+def _compiled(compiler: str, source: Path, preamble: str) -> Path:
     """The library's file, beside what torch.compile keeps; made where it is missing."""
     # The compiler's own macros name its version and the processor's instructions, so that a
     # cache folder shared by unlike machines serves each of them its own library.
     target = _output([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
-    key = hashlib.sha256("\0".join((source.read_text(), target, *_FLAGS)).encode()).hexdigest()
+    headers = [path.read_text() for path in sorted(source.parent.glob("*.h"))]
+    text = preamble + source.read_text()
+    parts = (text, *headers, target, *_FLAGS)
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     folder = Path(cache_dir()) / "trainpilot"
     library = folder / f"{source.stem}-{key[:32]}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         # Processes that start together may all compile; each puts a complete file in its place.
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / library.name
-            _output([compiler, *_FLAGS, str(source), "-o", str(made)])
+            made, whole = Path(scratch) / library.name, Path(scratch) / source.name
+            whole.write_text(text)
+            _output([compiler, *_FLAGS, "-I", str(source.parent), str(whole), "-o", str(made)])
             made.replace(library)
     return library
 

@@ -183,6 +183,19 @@ def moment_names(optimizers: Sequence[int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def moments_after(
+    before: Moments, context: UpdateContext, optimizers: Sequence[int]
+) -> Moments:
+    """What runs keep after this gradient that may use these optimizers."""
+    # Adam's first moment is always there.
+    after: Moments = {MEAN_GRADIENT: mean_gradient(before, context)}
+    for index in optimizers:
+        rule = OPTIMIZERS[OPTIMIZER_NAMES[index]]
+        if not after.keys() >= set(rule.moments):
+            after |= rule.update_moments(before, context)
+    return after
+
+
 def update(
     moments: Moments, context: UpdateContext, optimizer: Tensor, optimizers: Sequence[int]
 ) -> tuple[Tensor, Moments]:
@@ -197,15 +210,11 @@ def update(
     Returns:
         The direction, `(n_rows, n_params)`, and the new moments.
     """
-    # Adam's first moment is always there.
-    after: Moments = {MEAN_GRADIENT: mean_gradient(moments, context)}
-    rules = [(index, OPTIMIZERS[OPTIMIZER_NAMES[index]]) for index in optimizers]
-    for _, rule in rules:
-        if not after.keys() >= set(rule.moments):
-            after |= rule.update_moments(moments, context)
+    after = moments_after(moments, context, optimizers)
     one = torch.ones((), dtype=context.gradient.dtype, device=context.gradient.device)
     numerator, square, divided = torch.zeros_like(context.gradient), one, None
-    for index, rule in rules:
+    for index in optimizers:
+        rule = OPTIMIZERS[OPTIMIZER_NAMES[index]]
         chosen = optimizer == index
         direction = rule.direction(moments, after, context)
         numerator = torch.where(chosen, direction.numerator, numerator)

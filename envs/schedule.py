@@ -9,22 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
-from trainpilot.envs.inner_step import GRADIENT_SCALARS, UPDATE_SCALARS
 from trainpilot.envs.optimizers import ADAM_BETA2
+
+#: Columns of the scalars that an update takes for each row.
+STEP_SCALARS = (
+    "gradient_clip", "carried", "share", "learning_rate", "weight_decay", "momentum",
+    "one_minus_momentum", "mean_correction", "square_correction", "step", "optimizer", "applied",
+)  # fmt: skip
 
 
 class Plan(NamedTuple):
     """The scalars of a decision's steps.
 
     Attributes:
-        gradient: `GRADIENT_SCALARS`, `(n_runs, n_steps, 3)`.
-        update: `UPDATE_SCALARS`, `(n_runs, n_steps, 9)`.
+        scalars: `STEP_SCALARS`, `(n_runs, n_steps, 12)`.
         updated: whether the micro-batch ends with an update, `(n_runs, n_steps)`.
         mean_correction: Adam's bias correction after it, `(n_runs, n_steps)`.
     """
 
-    gradient: FloatArray
-    update: FloatArray
+    scalars: FloatArray
     updated: NDArray[np.bool_]
     mean_correction: FloatArray
 
@@ -85,8 +88,7 @@ class Schedule:
             "applied": updated.astype(np.float64),
         }
         return Plan(
-            gradient=_stacked([columns[name] for name in GRADIENT_SCALARS], shape),
-            update=_stacked([columns[name] for name in UPDATE_SCALARS], shape),
+            scalars=_stacked([columns[name] for name in STEP_SCALARS], shape),
             updated=updated,
             mean_correction=columns["mean_correction"],
         )

@@ -72,6 +72,10 @@ class StepSums(NamedTuple):
     gradient_update: FloatArray
 
 
+#: What an update sums over a run's parameters: `StepSums` without the loss.
+UPDATE_SUMS = StepSums._fields[1:]
+
+
 def make_signals(
     sums: StepSums,
     mean_square_before: FloatArray,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from trainpilot.inner_tasks.errors import unknown
 
@@ -53,7 +53,7 @@ def cnn(n_channels: int, widths: Sequence[int], image_size: int, n_outputs: int)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side * side, n_outputs))
 
 
-class CharacterMLP(nn.Module):
+def character_mlp(n_characters: int, context: int, embedding: int, hidden: int) -> nn.Module:
     """Predicts the next character from a window of characters (Bengio et al., 2003).
 
     Args:
@@ -62,13 +62,5 @@ class CharacterMLP(nn.Module):
         embedding: width of a character's embedding.
         hidden: width of the hidden layer.
     """
-
-    def __init__(self, n_characters: int, context: int, embedding: int, hidden: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(n_characters, embedding)
-        self.head = mlp(context * embedding, [hidden], n_characters, "tanh")
-
-    def forward(self, characters: Tensor) -> Tensor:
-        """Logits of the next character, `(n_examples, n_characters)`."""
-        logits: Tensor = self.head(self.embedding(characters).flatten(-2))
-        return logits
+    table = nn.Embedding(n_characters, embedding)
+    return nn.Sequential(table, mlp(context * embedding, [hidden], n_characters, "tanh"))

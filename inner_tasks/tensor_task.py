@@ -60,6 +60,10 @@ class TensorTask:
 
     Raises:
         TrainpilotError: if an argument breaks the rule stated for it.
+
+    Attributes:
+        objective_name: the loss's name, None for a function; with a name, the engine may
+            train by kernels of its own.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class TensorTask:
         self.micro_batch_size = micro_batch_size
         self.splits = splits
         self._model = model
+        self.objective_name = loss if isinstance(loss, str) else None
         self._objective = (
             objective(loss) if isinstance(loss, str) else Objective(loss, lambda *_: {})
         )

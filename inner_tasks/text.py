@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.models import CharacterMLP
+from trainpilot.inner_tasks.models import character_mlp
 from trainpilot.inner_tasks.protocol import Split, Splits
 from trainpilot.inner_tasks.tensor_task import TensorTask
 
@@ -97,6 +97,6 @@ def docstrings_mlp(
         dataset="stdlib_docstrings",
         modality="text",
         splits=splits,
-        model=lambda: CharacterMLP(N_CHARACTERS, context, embedding, hidden),
+        model=lambda: character_mlp(N_CHARACTERS, context, embedding, hidden),
         micro_batch_size=micro_batch_size,
     )

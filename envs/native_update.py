@@ -1,0 +1,97 @@
+"""The update of many runs and its sums, by `update.cpp`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainpilot.envs.formula_update import Move, RunState
+from trainpilot.envs.native_code import load
+from trainpilot.envs.signals import UPDATE_SUMS
+from trainpilot.envs.update_source import UntranslatableError, update_source
+
+
+class _Update(ctypes.Structure):
+    """What `struct Update` in the C++ file is."""
+
+    _fields_ = (
+        ("n_rows", ctypes.c_int64),
+        ("n_pieces", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("gradients", ctypes.POINTER(ctypes.c_void_p)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("parameters", ctypes.c_void_p),
+        ("moments", ctypes.POINTER(ctypes.c_void_p)),
+        ("accumulated", ctypes.c_void_p),
+        ("scalars", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+    )
+
+
+class NativeUpdate:
+    """Moves runs as `FormulaUpdate` does, in one pass over what they keep.
+
+    Args:
+        library: the compiled `update.cpp`.
+        sizes: numbers in each piece of a gradient, in the order of the parameters.
+
+    Attributes:
+        address: of the C++ function.
+    """
+
+    def __init__(self, library: ctypes.CDLL, sizes: Sequence[int]) -> None:
+        self._update = library.trainpilot_update
+        self.address = ctypes.cast(self._update, ctypes.c_void_p).value
+        self._sizes = (ctypes.c_int64 * len(sizes))(*sizes)
+
+    def on(self, state: RunState) -> Move:
+        """What moves these rows."""
+        parameters, moments, accumulated = state
+        n_pieces = len(self._sizes)
+        gradients, strides = (ctypes.c_void_p * n_pieces)(), (ctypes.c_int64 * n_pieces)()
+        pointers = (ctypes.c_void_p * len(moments))(*(moment.data_ptr() for moment in moments))
+        given = _Update(
+            len(parameters),
+            n_pieces,
+            parameters.stride(0),
+            self._sizes,
+            gradients,
+            strides,
+            parameters.data_ptr(),
+            pointers,
+            None if accumulated is None else accumulated.data_ptr(),
+        )
+        address = ctypes.byref(given)
+
+        def move(pieces: Sequence[Tensor], scalars: Tensor) -> Tensor:
+            # Beyond here are bare pointers.
+            own = [piece if piece.stride(1) == 1 else piece.contiguous() for piece in pieces]
+            gradients[:] = [piece.data_ptr() for piece in own]
+            strides[:] = [piece.stride(0) for piece in own]
+            sums = torch.empty(len(UPDATE_SUMS), len(parameters), dtype=torch.float64)
+            given.scalars, given.sums = scalars.data_ptr(), sums.data_ptr()
+            self._update(address)
+            return sums
+
+        return move
+
+
+def native_update(optimizers: Sequence[int], sizes: Sequence[int]) -> NativeUpdate | None:
+    """The update of float32 on the CPU, compiled.
+
+    Args:
+        optimizers: indices of those that runs may use.
+        sizes: numbers in each piece of a gradient, in the order of the parameters.
+
+    Returns:
+        None without a C++ compiler, or if an optimizer's formula has no translation.
+    """
+    try:
+        library = load("update.cpp", update_source(optimizers))
+    except UntranslatableError:
+        return None
+    return None if library is None else NativeUpdate(library, sizes)

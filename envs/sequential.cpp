@@ -1,0 +1,283 @@
+// Whole trainings of sequential models: run by run and step by step the micro-batch's examples are
+// gathered, the layers gone through forward and back, and the run updated, without leaving this
+// code. All that a run needs then stays in the caches near the core. Compiled by native_code.py.
+
+#include <cmath>
+#include <vector>
+
+#include "functions.h"
+#include "products.h"
+
+namespace {
+
+enum Kind : int64_t { LINEAR, RELU, TANH, GELU, EMBEDDING };
+enum Objective : int64_t { CROSS_ENTROPY, SQUARED_ERROR };
+
+// The order and the types are those of `_Layer` in sequential.py, and so for what follows.
+struct Layer {
+  int64_t kind;
+  int64_t inputs, outputs;  // numbers of an example
+  int64_t weight, bias;     // where they begin among a run's parameters; -1 for none
+  int64_t relu;             // of a linear layer: whether ReLU follows
+  int64_t vocabulary;       // of an embedding
+};
+
+struct Program {
+  int64_t n_layers;
+  const Layer* layers;
+  int64_t objective, n_params;
+};
+
+struct Data {
+  const void* inputs;   // (n_examples, inputs): float, or int64_t if an embedding comes first
+  const void* targets;  // (n_examples,) int64_t classes, or (n_examples, outputs) float
+};
+
+// Of update.cpp, for a single run.
+struct Update {
+  int64_t n_rows, n_pieces, width;
+  const int64_t* sizes;
+  float* const* gradients;
+  const int64_t* strides;
+  float* parameters;
+  float* const* moments;
+  float* accumulated;
+  const float* scalars;
+  double* sums;
+};
+
+struct Training {
+  int64_t n_rows, n_steps, n_examples, width, n_moments, n_scalars, n_sums;
+  const int32_t* indices;  // (n_rows, n_steps, n_examples)
+  float* parameters;       // (n_rows, width), and so what follows
+  float* const* moments;
+  float* accumulated;      // or null
+  const float* scalars;    // (n_rows, n_steps, n_scalars)
+  double* sums;            // (n_rows, n_steps, 1 + n_sums): the loss, then the update's
+  void (*update)(const Update*);
+};
+
+// One micro-batch on its way through the layers of one run.
+class Pass {
+ public:
+  Pass(const Program& program, int64_t n_examples) : program(program), m(n_examples) {
+    int64_t widest = 0, all = 0;
+    for (int64_t l = 0; l < program.n_layers; l++) {
+      const Layer& layer = program.layers[l];
+      widest = std::max({widest, layer.inputs, layer.outputs});
+      all += m * layer.outputs;
+      if (layer.kind == LINEAR)
+        transposed.resize(std::max<size_t>(transposed.size(), layer.inputs * padded(layer)));
+    }
+    outputs.resize(all);
+    inputs.resize(m * program.layers[0].inputs);
+    tokens.resize(inputs.size());
+    classes.resize(m);
+    values.resize(m * last().outputs);
+    for (auto& half : deltas) half.resize(m * widest);
+  }
+
+  // Takes the examples of these indices.
+  void gather(const Data& data, const int32_t* indices) {
+    const int64_t size = program.layers[0].inputs, target = last().outputs;
+    for (int64_t i = 0; i < m; i++) {
+      if (program.layers[0].kind == EMBEDDING)
+        copy((const int64_t*)data.inputs + indices[i] * size, size, tokens.data() + i * size);
+      else
+        copy((const float*)data.inputs + indices[i] * size, size, inputs.data() + i * size);
+      if (program.objective == CROSS_ENTROPY)
+        classes[i] = ((const int64_t*)data.targets)[indices[i]];
+      else
+        copy((const float*)data.targets + indices[i] * target, target, values.data() + i * target);
+    }
+  }
+
+  void forward(const float* parameters) {
+    const float* from = inputs.data();
+    float* to = outputs.data();
+    for (int64_t l = 0; l < program.n_layers; l++) {
+      const Layer& layer = program.layers[l];
+      const float* weight = parameters + layer.weight;
+      const int64_t n = m * layer.outputs;
+      switch (layer.kind) {
+        case LINEAR:
+          transpose(weight, layer.outputs, layer.inputs, transposed.data(), padded(layer));
+          multiply({m, layer.outputs, layer.inputs, from, layer.inputs, 1, transposed.data(),
+                    padded(layer), to, layer.outputs,
+                    layer.bias < 0 ? nullptr : parameters + layer.bias, bool(layer.relu)});
+          break;
+        case RELU: map(to, n, [&](auto at) { auto x = at(from); return select(x < 0, Vec{}, x); }); break;
+        case TANH: map(to, n, [&](auto at) { return hyperbolic_tangent(at(from)); }); break;
+        case GELU: map(to, n, [&](auto at) { return at(from) * normal_distribution(at(from)); }); break;
+        case EMBEDDING: {
+          const int64_t width = layer.outputs / layer.inputs;
+          for (int64_t i = 0; i < m * layer.inputs; i++)
+            copy(weight + tokens[i] * width, width, to + i * width);
+        }
+      }
+      from = to;
+      to += n;
+    }
+  }
+
+  // The mean loss. `gradient` gets its gradient by the outputs, `metric` the number of examples
+  // that are classified correctly, or the sum of their absolute errors; both may be null.
+  double loss(float* gradient, double* metric) const {
+    return program.objective == CROSS_ENTROPY ? cross_entropy(gradient, metric)
+                                              : squared_error(gradient, metric);
+  }
+
+  // Gives the mean loss and writes its gradient by all parameters.
+  double backward(const float* parameters, float* gradient) {
+    const double mean = loss(deltas[0].data(), nullptr);
+    const float* result = outputs.data() + outputs.size();
+    for (int64_t l = program.n_layers - 1; l >= 0; l--) {
+      const Layer& layer = program.layers[l];
+      const int64_t n = m * layer.outputs;
+      result -= n;
+      const float* from = l ? result - m * layer.inputs : inputs.data();
+      float *delta = deltas[0].data(), *next = deltas[1].data();
+      switch (layer.kind) {
+        case LINEAR:
+          if (layer.relu) through_relu(delta, result, n, delta);
+          multiply({layer.outputs, layer.inputs, m, delta, 1, layer.outputs, from, layer.inputs,
+                    gradient + layer.weight, layer.inputs, nullptr, false});
+          if (layer.bias >= 0) sum_rows(delta, m, layer.outputs, gradient + layer.bias);
+          if (l) {
+            multiply({m, layer.inputs, layer.outputs, delta, layer.outputs, 1,
+                      parameters + layer.weight, layer.inputs, next, layer.inputs, nullptr, false});
+            std::swap(deltas[0], deltas[1]);
+          }
+          break;
+        case RELU: through_relu(delta, result, n, delta); break;
+        case TANH:
+          map(delta, n, [&](auto at) { return at(delta) * (1.0f - at(result) * at(result)); });
+          break;
+        case GELU:
+          map(delta, n, [&](auto at) {
+            const Vec x = at(from);
+            return at(delta) * (normal_distribution(x) + x * normal_density(x));
+          });
+          break;
+        case EMBEDDING: {
+          const int64_t width = layer.outputs / layer.inputs;
+          float* table = gradient + layer.weight;
+          std::fill(table, table + layer.vocabulary * width, 0.0f);
+          for (int64_t i = 0; i < m * layer.inputs; i++)
+            for (int64_t j = 0; j < width; j++) table[tokens[i] * width + j] += delta[i * width + j];
+        }
+      }
+    }
+    return mean;
+  }
+
+ private:
+  const Program& program;
+  const int64_t m;
+  std::vector<float> inputs, outputs, transposed, values, deltas[2];
+  std::vector<int64_t> tokens, classes;
+
+  const Layer& last() const { return program.layers[program.n_layers - 1]; }
+  static int64_t padded(const Layer& layer) {
+    return (layer.outputs + LANES - 1) / LANES * LANES;
+  }
+  template <class T>
+  static void copy(const T* from, int64_t n, T* to) {
+    std::memcpy(to, from, n * sizeof(T));
+  }
+  // to[i] = f(...)[i], where f reads what it needs at the same places.
+  template <class F>
+  static void map(float* to, int64_t n, F f) {
+    for (int64_t i = 0; i < n; i += LANES)
+      store(to + i, f([&](const float* p) { return load(p + i, n - i); }), n - i);
+  }
+
+  double cross_entropy(float* gradient, double* metric) const {
+    const int64_t n = last().outputs;
+    const float* logits = outputs.data() + outputs.size() - m * n;
+    double sum = 0;
+    for (int64_t i = 0; i < m; i++, logits += n) {
+      const bool exists = classes[i] >= 0 && classes[i] < n;
+      int64_t top = 0;
+      for (int64_t j = 1; j < n; j++)
+        if (!(logits[j] <= logits[top])) top = j;
+      const float highest = logits[top];
+      Vec parts = {};
+      for (int64_t j = 0; j < n; j += LANES) {
+        const Vec e = exponential(load(logits + j, n - j) - highest);
+        parts += first(e, n - j);
+        if (gradient) store(gradient + i * n + j, e, n - j);
+      }
+      const float all = total(parts);
+      sum += exists ? std::log(all) + highest - logits[classes[i]] : NAN;
+      if (metric) *metric += top == classes[i];
+      if (!gradient) continue;
+      const float scale = exists ? 1 / (all * m) : 0;
+      map(gradient + i * n, n, [&](auto at) { return scale * at(gradient + i * n); });
+      if (exists) gradient[i * n + classes[i]] -= 1.0f / m;
+    }
+    return sum / m;
+  }
+
+  double squared_error(float* gradient, double* metric) const {
+    const int64_t n = m * last().outputs;
+    const float* given = outputs.data() + outputs.size() - n;
+    Vec squares = {}, sizes = {};
+    for (int64_t i = 0; i < n; i += LANES) {
+      const Vec error = load(given + i, n - i) - load(values.data() + i, n - i);
+      squares += error * error;
+      sizes += select(error < 0, -error, error);
+      if (gradient) store(gradient + i, 2.0f / n * error, n - i);
+    }
+    if (metric) *metric += total(sizes) / last().outputs;
+    return total(squares) / n;
+  }
+};
+
+}  // namespace
+
+// Trains every run on its next micro-batches.
+extern "C" void trainpilot_train(const Program* program, const Data* data, const Training* given) {
+  const Training& t = *given;
+  Pass pass(*program, t.n_examples);
+  std::vector<float> gradient(program->n_params);
+  float* gradients[1] = {gradient.data()};
+  const int64_t stride = 0;
+  std::vector<float*> moments(t.n_moments);
+  for (int64_t row = 0; row < t.n_rows; row++) {
+    for (int64_t k = 0; k < t.n_moments; k++) moments[k] = t.moments[k] + row * t.width;
+    Update update{1, 1, t.width, &program->n_params, gradients, &stride,
+                  t.parameters + row * t.width, moments.data(),
+                  t.accumulated ? t.accumulated + row * t.width : nullptr, nullptr, nullptr};
+    for (int64_t step = 0; step < t.n_steps; step++) {
+      const int64_t place = row * t.n_steps + step;
+      double* sums = t.sums + place * (1 + t.n_sums);
+      pass.gather(*data, t.indices + place * t.n_examples);
+      pass.forward(update.parameters);
+      sums[0] = pass.backward(update.parameters, gradient.data());
+      update.scalars = t.scalars + place * t.n_scalars;
+      update.sums = sums + 1;
+      t.update(&update);
+    }
+  }
+}
+
+// Mean loss and metric of every run on all examples, (n_rows, 2).
+extern "C" void trainpilot_evaluate(const Program* program, const Data* data, int64_t n_examples,
+                                    const float* parameters, int64_t n_rows, int64_t width,
+                                    double* results) {
+  constexpr int64_t AT_ONCE = 128;
+  std::vector<int32_t> indices(n_examples);
+  for (int64_t i = 0; i < n_examples; i++) indices[i] = i;
+  std::fill(results, results + 2 * n_rows, 0.0);
+  for (int64_t start = 0; start < n_examples; start += AT_ONCE) {
+    const int64_t n = std::min(AT_ONCE, n_examples - start);
+    Pass pass(*program, n);
+    pass.gather(*data, indices.data() + start);
+    for (int64_t row = 0; row < n_rows; row++) {
+      pass.forward(parameters + row * width);
+      results[2 * row] += pass.loss(nullptr, results + 2 * row + 1) * n / n_examples;
+    }
+  }
+  for (int64_t row = 0; row < n_rows; row++) results[2 * row + 1] /= n_examples;
+}

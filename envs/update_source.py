@@ -1,0 +1,140 @@
+"""The formulas of the optimizer menu as C++, made from their Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from trainpilot.envs.optimizers import (
+    EPSILON,
+    MEAN_GRADIENT,
+    OPTIMIZER_NAMES,
+    OPTIMIZERS,
+    Moments,
+    UpdateContext,
+    moment_names,
+    moments_after,
+)
+from trainpilot.envs.schedule import STEP_SCALARS
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+_CALLS = {"sqrt": "root", "sign": "sign"}
+
+
+class UntranslatableError(Exception):
+    """A formula uses an operation that has no translation."""
+
+
+def update_source(optimizers: Sequence[int]) -> str:
+    """What `update.cpp` expects before its own text.
+
+    Args:
+        optimizers: indices of those that runs may use.
+
+    Raises:
+        UntranslatableError: if a formula does more than elementwise arithmetic.
+    """
+    names = moment_names(optimizers)
+    context = UpdateContext._fields[1:]
+    columns = (f"constexpr int {name.upper()} = {i};" for i, name in enumerate(STEP_SCALARS))
+    return "\n".join(
+        [
+            '#include "vectors.h"',
+            "namespace {",
+            f"constexpr int N_SCALARS = {len(STEP_SCALARS)};",
+            *columns,
+            f"constexpr int N_MOMENTS = {len(names)}, MEAN = {names.index(MEAN_GRADIENT)};",
+            "struct Scalars {",
+            f"  Vec {', '.join(context)};",
+            "  explicit Scalars(const float* from)",
+            "      : " + ",\n        ".join(f"{n}(splat(from[{n.upper()}]))" for n in context) + " {}",
+            "};",
+            "template <int OPTIMIZER> struct Rule;",
+            *(_rule(index, names, optimizers) for index in optimizers),
+            "}  // namespace",
+            f"#define FOR_EACH_OPTIMIZER(DO) {' '.join(f'DO({index})' for index in optimizers)}",
+            "",
+        ]
+    )
+
+
+def _rule(index: int, names: Sequence[str], optimizers: Sequence[int]) -> str:
+    """How all moments change, and the direction of the one optimizer."""
+    rule = OPTIMIZERS[OPTIMIZER_NAMES[index]]
+
+    def formulas(gradient: Tensor, *given: Tensor) -> list[Tensor]:
+        n_scalars = len(UpdateContext._fields) - 1
+        context = UpdateContext(gradient, *given[:n_scalars])
+        before: Moments = dict(zip(names, given[n_scalars:], strict=True))
+        after = moments_after(before, context, optimizers)
+        direction = rule.direction(before, after, context)
+        parts = [direction.numerator, direction.square]
+        return [after[name] for name in names] + [part for part in parts if part is not None]
+
+    inputs = [
+        "gradient",
+        *(f"s.{name}" for name in UpdateContext._fields[1:]),
+        *(f"before[{i}]" for i in range(len(names))),
+    ]
+    lines, results = _translate(make_fx(formulas)(*torch.ones(len(inputs), 1)).graph, inputs)
+    after, (numerator, *square) = results[: len(names)], results[len(names) :]
+    lines += [f"after[{i}] = {value};" for i, value in enumerate(after)]
+    divisor = f" / (root({square[0]}) + splat({_literal(EPSILON)}))" if square else ""
+    signature = "static inline Vec direction(const Scalars& s, Vec gradient, const Vec* before, Vec* after)"
+    return "\n    ".join(
+        [
+            f"template <> struct Rule<{index}> {{  // {OPTIMIZER_NAMES[index]}\n  {signature} {{",
+            *lines,
+            f"return {numerator}{divisor};\n  }}\n}};",
+        ]
+    )
+
+
+def _translate(graph: Graph, inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Statements, and the expressions of the outputs."""
+    graph.eliminate_dead_code()
+    values: dict[Node, str] = {}
+    lines: list[str] = []
+    names = iter(inputs)
+
+    def text(argument: Any) -> str:
+        if isinstance(argument, Node):
+            return values[argument]
+        if isinstance(argument, int | float):
+            return f"splat({_literal(argument)})"
+        raise UntranslatableError(str(argument))
+
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            values[node] = next(names)
+        elif node.op == "output":
+            return lines, [text(argument) for argument in node.args[0]]
+        else:
+            lines.append(f"const Vec t{len(lines)} = {_expression(node, text)};")
+            values[node] = f"t{len(lines) - 1}"
+    raise UntranslatableError("no output")
+
+
+def _expression(node: Node, text: Any) -> str:
+    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+    if node.op != "call_function" or node.kwargs:
+        raise UntranslatableError(name)
+    arguments = [text(argument) for argument in node.args]
+    if name in _INFIX and len(arguments) == 2:
+        return f"{arguments[0]} {_INFIX[name]} {arguments[1]}"
+    if name == "rsub" and len(arguments) == 2:
+        return f"{arguments[1]} - {arguments[0]}"
+    if name == "neg":
+        return f"-{arguments[0]}"
+    if name in _CALLS and len(arguments) == 1:
+        return f"{_CALLS[name]}({arguments[0]})"
+    raise UntranslatableError(name)
+
+
+def _literal(value: float) -> str:
+    return f"{float(value)!r}f"
