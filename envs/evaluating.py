@@ -1,32 +1,30 @@
-"""Evaluations of many inner runs at once."""
+"""Evaluations of many inner runs at once, by `torch.func`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from trainpilot.envs.compiling import TensorFunction, compile_function
+from trainpilot.envs.compiling import OTHER_NUMBERS, TensorFunction, compile_function
 from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.signals import Evaluation
+from trainpilot.envs.trainer import RunState
 from trainpilot.inner_tasks.protocol import InnerTask, Split
-
-#: How many rows of it are runs, parameters `(n_rows, width)`, buffers.
-Tile = tuple[int, Tensor, list[Tensor]]
 
 
 class Evaluator:
-    """Evaluates the runs of an engine.
+    """Evaluates runs; eagerly, until it is compiled.
 
     Args:
-        task: gives splits, loss and metrics.
+        task: gives loss and metrics.
         model: of the task.
-        buffer_names: of the model, in the order in which tiles have them.
-        size: most examples of `valid` and of `outer_valid` that are observed.
-        device: of the runs.
+        buffer_names: of the model.
+        observed: the examples of `valid` and of `outer_valid` that are observed.
+        row_by_row: go through the runs one after the other.
     """
 
     def __init__(
@@ -34,58 +32,59 @@ class Evaluator:
         task: InnerTask,
         model: FlatModel,
         buffer_names: Sequence[str],
-        size: int,
-        device: torch.device,
+        observed: tuple[Split, Split],
+        *,
+        row_by_row: bool,
     ) -> None:
         self._task = task
         self._model = model
         self._buffer_names = tuple(buffer_names)
-        self.observed_splits = [
-            Split(*(part.to(device) for part in observed_sample(split, size)))
-            for split in (task.splits.valid, task.splits.outer_valid)
-        ]
+        self._observed = observed
         self._metric_names: list[str] = []
-        self.map_rows(True)
-
-    def map_rows(self, mapped: bool) -> None:
-        """Evaluate rows together, or one after the other; not compiled."""
-        self._evaluate: Callable[..., list[Tensor]] = self._mapped if mapped else self._one_by_one
+        self._evaluate: Callable[..., list[Tensor]] = (
+            self._one_by_one if row_by_row else self._mapped
+        )
         self._evaluate_observed: TensorFunction = self._both
 
-    def compile(self, tile: Tile) -> None:
+    def compile(self, tile: RunState, tolerance: float) -> None:
         """Compile the evaluation of the observed parts.
 
         Args:
             tile: one like those to come.
+            tolerance: how far compiled and eager losses may lie apart, relatively.
 
         Raises:
+            ArithmeticError: if they lie further apart.
             Exception: whatever compiling raises.
         """
-        _, parameters, buffers = tile
-        self._evaluate_observed = compile_function(
-            self._both, [parameters, *buffers, *self.observed_splits[0], *self.observed_splits[1]]
-        )
+        expected = self.observed([tile])
+        eager = self._evaluate_observed
+        self._evaluate_observed = compile_function(self._both, self._arguments(tile))
+        for one, other in zip(expected, self.observed([tile]), strict=True):
+            # Metrics may count, and jump where a number is rounded otherwise; losses do not.
+            if not np.allclose(one.loss, other.loss, rtol=tolerance, equal_nan=True):
+                self._evaluate_observed = eager
+                raise ArithmeticError(OTHER_NUMBERS)
 
-    def observed(self, tiles: Iterator[Tile]) -> tuple[Evaluation, Evaluation]:
+    def observed(self, tiles: Sequence[RunState]) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`."""
-        data = [*self.observed_splits[0], *self.observed_splits[1]]
         with torch.no_grad():
-            parts = [
-                _numbers(self._evaluate_observed(parameters, *buffers, *data), n_runs)
-                for n_runs, parameters, buffers in tiles
-            ]
+            parts = [_numbers(self._evaluate_observed(*self._arguments(tile))) for tile in tiles]
         values = np.concatenate(parts, axis=1)
         half = len(values) // 2
         return self._evaluation(values[:half]), self._evaluation(values[half:])
 
-    def split(self, tiles: Iterator[Tile], split: Split) -> Evaluation:
+    def split(self, tiles: Sequence[RunState], split: Split) -> Evaluation:
         """Evaluate every run on a whole split."""
         with torch.no_grad():
             parts = [
-                _numbers(self._evaluate(parameters, buffers, split), n_runs)
-                for n_runs, parameters, buffers in tiles
+                _numbers(self._evaluate(tile.parameters, list(tile.buffers.values()), split))
+                for tile in tiles
             ]
         return self._evaluation(np.concatenate(parts, axis=1))
+
+    def _arguments(self, tile: RunState) -> list[Tensor]:
+        return [tile.parameters, *tile.buffers.values(), *self._observed[0], *self._observed[1]]
 
     def _evaluation(self, values: np.ndarray) -> Evaluation:
         loss, *metrics = values
@@ -109,9 +108,7 @@ class Evaluator:
         parts = self._model.parts(parameters)
         rows = [
             self._flat(
-                *self._one(
-                    [part[row] for part in parts], [value[row] for value in buffers], split
-                )
+                *self._one([part[row] for part in parts], [value[row] for value in buffers], split)
             )
             for row in range(len(parameters))
         ]
@@ -140,6 +137,6 @@ def observed_sample(split: Split, size: int) -> Split:
     return Split(split.inputs[chosen], split.targets[chosen])
 
 
-def _numbers(columns: Sequence[Tensor], n_runs: int) -> np.ndarray:
-    """`(n_columns, n_runs)`, without the rows that only fill up a tile."""
-    return torch.stack([column[:n_runs].double() for column in columns]).cpu().numpy()
+def _numbers(columns: Sequence[Tensor]) -> np.ndarray:
+    """`(n_columns, n_rows)`."""
+    return torch.stack([column.double() for column in columns]).cpu().numpy()

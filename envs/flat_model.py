@@ -14,10 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainpilot.envs.fast_forms import fast_forms
 from trainpilot.envs.mappable import KEY, KeyedDropout, make_mappable
+from trainpilot.envs.trainer import Buffers
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
-
-Buffers = dict[str, Tensor]
 
 #: Inductor sums more than this many numbers by a slower method (cascade summation).
 _LARGEST_BLOCK = 4096
@@ -152,7 +151,9 @@ class FlatModel:
     def _call(
         self, model: nn.Module, parts: Sequence[Tensor], buffers: Buffers, inputs: Tensor
     ) -> Tensor:
-        precision = torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._mixed_precision)
+        precision = torch.autocast(
+            inputs.device.type, torch.bfloat16, enabled=self._mixed_precision
+        )
         with _formulas(), precision:
             outputs: Tensor = functional_call(model, self._named(parts) | buffers, (inputs,))
         return outputs.to(self.dtype) if self._mixed_precision else outputs

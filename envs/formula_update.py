@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from trainpilot.envs.compiling import TensorFunction, compile_checked
 from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.optimizers import MEAN_GRADIENT, UpdateContext, moment_names, update
 from trainpilot.envs.schedule import STEP_SCALARS
+from trainpilot.envs.trainer import RunState
 
 #: Takes the pieces of the micro-batch's gradient, `(n_rows, size)` each, and `STEP_SCALARS`,
 #: `(n_rows, 12)`; moves the runs and gives `UPDATE_SUMS`, `(7, n_rows)`.
@@ -21,26 +22,12 @@ Move = Callable[[Sequence[Tensor], Tensor], Tensor]
 _CLIP_EPSILON = 1e-6
 
 
-class RunState(NamedTuple):
-    """What runs keep, all of it written to.
-
-    Attributes:
-        parameters: `(n_rows, width)`.
-        moments: likewise, in the order of `moment_names`.
-        accumulated: the sum of gradients since the last update, likewise; None if every
-            micro-batch makes one.
-    """
-
-    parameters: Tensor
-    moments: list[Tensor]
-    accumulated: Tensor | None
-
-
 class Update(Protocol):
     """Moves runs, each by its own optimizer."""
 
     def on(self, state: RunState) -> Move:
         """What moves these rows."""
+        ...
 
 
 class FormulaUpdate:
@@ -99,9 +86,7 @@ class FormulaUpdate:
         carried = [] if state.accumulated is None else [state.accumulated] * 2
         return [scalars, *carried, *pieces]
 
-    def _to_move(
-        self, state: RunState, moving: Sequence[Tensor], scalars: Tensor
-    ) -> list[Tensor]:
+    def _to_move(self, state: RunState, moving: Sequence[Tensor], scalars: Tensor) -> list[Tensor]:
         blocks = [
             part.view(-1, self._model.block_size) for part in (state.parameters, *state.moments)
         ]

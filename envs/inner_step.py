@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from trainpilot.envs.flat_model import Buffers, FlatModel
+from trainpilot.envs.flat_model import FlatModel
+from trainpilot.envs.trainer import Buffers
 from trainpilot.inner_tasks.protocol import InnerTask
 
 Gradients = Callable[
@@ -54,9 +55,7 @@ class InnerStep:
         flat, inputs, targets, keys, *others = tensors
         buffers = dict(zip(self._buffer_names, others, strict=True))
         # By parts, not by the whole: the parts are then never put together.
-        gradients, losses = self._gradients(
-            self._model.parts(flat), buffers, keys, inputs, targets
-        )
+        gradients, losses = self._gradients(self._model.parts(flat), buffers, keys, inputs, targets)
         return [losses, *(gradient.reshape(len(flat), -1) for gradient in gradients)]
 
     def _loss(

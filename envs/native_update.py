@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainpilot.envs.formula_update import Move, RunState
+from trainpilot.envs.flat_model import FlatModel
+from trainpilot.envs.formula_update import Move
 from trainpilot.envs.native_code import load
 from trainpilot.envs.signals import UPDATE_SUMS
+from trainpilot.envs.trainer import RunState
 from trainpilot.envs.update_source import UntranslatableError, update_source
 
 
@@ -50,7 +52,7 @@ class NativeUpdate:
 
     def on(self, state: RunState) -> Move:
         """What moves these rows."""
-        parameters, moments, accumulated = state
+        parameters, moments, accumulated, _ = state
         n_pieces = len(self._sizes)
         gradients, strides = (ctypes.c_void_p * n_pieces)(), (ctypes.c_int64 * n_pieces)()
         pointers = (ctypes.c_void_p * len(moments))(*(moment.data_ptr() for moment in moments))
@@ -80,18 +82,24 @@ class NativeUpdate:
         return move
 
 
-def native_update(optimizers: Sequence[int], sizes: Sequence[int]) -> NativeUpdate | None:
-    """The update of float32 on the CPU, compiled.
+def native_update(
+    optimizers: Sequence[int], model: FlatModel, device: torch.device
+) -> NativeUpdate | None:
+    """The update, compiled.
 
     Args:
         optimizers: indices of those that runs may use.
-        sizes: numbers in each piece of a gradient, in the order of the parameters.
+        model: gives the runs' sizes.
+        device: where they live.
 
     Returns:
-        None without a C++ compiler, or if an optimizer's formula has no translation.
+        None on other devices than the CPU, for other numbers than float32, without a C++
+        compiler, or if an optimizer's formula has no translation.
     """
+    if device.type != "cpu" or model.dtype != torch.float32:
+        return None
     try:
         library = load("update.cpp", update_source(optimizers))
     except UntranslatableError:
         return None
-    return None if library is None else NativeUpdate(library, sizes)
+    return None if library is None else NativeUpdate(library, model.sizes)

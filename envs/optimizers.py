@@ -183,9 +183,7 @@ def moment_names(optimizers: Sequence[int]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def moments_after(
-    before: Moments, context: UpdateContext, optimizers: Sequence[int]
-) -> Moments:
+def moments_after(before: Moments, context: UpdateContext, optimizers: Sequence[int]) -> Moments:
     """What runs keep after this gradient that may use these optimizers."""
     # Adam's first moment is always there.
     after: Moments = {MEAN_GRADIENT: mean_gradient(before, context)}

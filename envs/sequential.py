@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from trainpilot.envs.fast_forms import is_plain
-from trainpilot.envs.formula_update import RunState
+from trainpilot.envs.hyperparameters import FloatArray
 from trainpilot.envs.native_code import load
 from trainpilot.envs.native_update import NativeUpdate
 from trainpilot.envs.schedule import STEP_SCALARS
-from trainpilot.envs.signals import UPDATE_SUMS
+from trainpilot.envs.signals import UPDATE_SUMS, Evaluation
+from trainpilot.envs.trainer import Orders, RunState
 from trainpilot.inner_tasks.protocol import InnerTask, Split
 
 _LINEAR, _RELU, _TANH, _GELU, _EMBEDDING = range(5)
@@ -30,7 +31,7 @@ _METRICS = {"cross_entropy": "accuracy", "mse": "mean_absolute_error"}
 _Shape = tuple[int, ...]
 
 
-class Untranslatable(Exception):
+class UntranslatableError(Exception):
     """The model, its data or its loss is not of the kind that this module knows."""
 
 
@@ -84,29 +85,32 @@ class SequentialTrainer:
     "cross_entropy" and "mse".
 
     Args:
-        task: named its loss (`objective_name`).
+        task: names its loss (`objective_name`).
         update: moves the runs.
+        observed: examples of `valid` and `outer_valid` that are evaluated.
 
     Raises:
-        Untranslatable: if the task is of another kind.
+        UntranslatableError: if the task is of another kind.
     """
 
-    def __init__(self, task: InnerTask, update: NativeUpdate) -> None:
+    def __init__(
+        self, task: InnerTask, update: NativeUpdate, observed: tuple[Split, Split]
+    ) -> None:
         library = load("sequential.cpp")
         if library is None:
-            raise Untranslatable("no C++ compiler")
+            raise UntranslatableError("no C++ compiler")
         self._train, self._evaluate = library.trainpilot_train, library.trainpilot_evaluate
         self._update = update
         objective = getattr(task, "objective_name", None)
         if objective not in _OBJECTIVES:
-            raise Untranslatable("its loss is a function of its own")
+            raise UntranslatableError("its loss is a function of its own")
         self._objective: str = objective
         with torch.random.fork_rng(devices=[]):
             model = task.make_model()
         first = task.splits.train.inputs
         steps = _steps(model, tuple(first.shape[1:]))
         if not steps:
-            raise Untranslatable("its model has no layer")
+            raise UntranslatableError("its model has no layer")
         self._input_shape, self._output_shape = tuple(first.shape[1:]), steps[-1].shape
         layers = _fused([step.layer for step in steps])
         # Embeddings read by number: one that does not exist would read someone else's memory.
@@ -114,21 +118,21 @@ class SequentialTrainer:
         self._layers = (_Layer * len(layers))(*layers)
         n_params = sum(parameter.numel() for parameter in model.parameters())
         self._program = _Program(len(layers), self._layers, _OBJECTIVES[objective], n_params)
-        for split in task.splits:
-            self._checked(split)
+        self._train_split = self._checked(task.splits.train)
+        self._observed = [self._checked(split) for split in observed]
 
     def _checked(self, split: Split) -> Split:
         """The split in a form that bare pointers may read.
 
         Raises:
-            Untranslatable: if it has none.
+            UntranslatableError: if it has none.
         """
         inputs, targets = split.inputs, split.targets
         of_inputs = torch.int64 if self._vocabulary is not None else torch.float32
         if inputs.dtype != of_inputs or tuple(inputs.shape[1:]) != self._input_shape:
-            raise Untranslatable(f"inputs are {inputs.dtype} {tuple(inputs.shape)}")
+            raise UntranslatableError(f"inputs are {inputs.dtype} {tuple(inputs.shape)}")
         if self._vocabulary is not None and not _within(inputs, self._vocabulary):
-            raise Untranslatable(f"tokens lie outside of 0 to {self._vocabulary - 1}")
+            raise UntranslatableError(f"tokens lie outside of 0 to {self._vocabulary - 1}")
         if self._objective == "cross_entropy":
             fits = len(self._output_shape) == 1 and targets.ndim == 1
             fits = fits and targets.dtype == torch.int64
@@ -136,26 +140,14 @@ class SequentialTrainer:
             fits = tuple(targets.shape[1:]) == self._output_shape
             fits = fits and targets.dtype == torch.float32
         if not fits or len(targets) != len(inputs) or not len(inputs):
-            raise Untranslatable(f"targets are {targets.dtype} {tuple(targets.shape)}")
+            raise UntranslatableError(f"targets are {targets.dtype} {tuple(targets.shape)}")
         return Split(inputs.contiguous(), targets.contiguous())
 
-    def train(
-        self, state: RunState, split: Split, indices: Tensor, scalars: np.ndarray
-    ) -> np.ndarray:
-        """Train runs on their next micro-batches.
-
-        Args:
-            state: of the runs, written to.
-            split: of whose examples micro-batches are made.
-            indices: int32, `(n_rows, n_steps, micro_batch_size)`.
-            scalars: `STEP_SCALARS`, `(n_rows, n_steps, 12)`.
-
-        Returns:
-            `StepSums`, `(8, n_rows, n_steps)`.
-        """
+    def train(self, state: RunState, orders: Orders) -> FloatArray:
+        """Train runs on their next micro-batches; gives `StepSums`, `(8, n_rows, n_steps)`."""
+        indices = orders.indices.contiguous()
         n_rows, n_steps, n_examples = indices.shape
-        indices = indices.to(torch.int32).contiguous()
-        numbers = np.ascontiguousarray(scalars, dtype=np.float32)
+        scalars = np.ascontiguousarray(orders.scalars, dtype=np.float32)
         sums = np.empty((n_rows, n_steps, 1 + len(UPDATE_SUMS)))
         moments = [moment.data_ptr() for moment in state.moments]
         training = _Training(
@@ -165,36 +157,41 @@ class SequentialTrainer:
             state.parameters.data_ptr(),
             (ctypes.c_void_p * len(moments))(*moments),
             None if state.accumulated is None else state.accumulated.data_ptr(),
-            numbers.ctypes.data,
+            scalars.ctypes.data,
             sums.ctypes.data,
             self._update.address,
         )
-        data = _data(split)
+        data = _data(self._train_split)
         self._train(ctypes.byref(self._program), ctypes.byref(data), ctypes.byref(training))
         return sums.transpose(2, 0, 1)
 
-    def evaluate(self, parameters: Tensor, split: Split) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Mean loss and metrics of every run on a split, `(n_rows,)` each.
-
-        Args:
-            parameters: `(n_rows, width)`.
-            split: the same for all.
+    def evaluate(self, state: RunState, split: Split) -> Evaluation:
+        """Evaluate runs on a split.
 
         Raises:
-            Untranslatable: if it is not like the task's.
+            UntranslatableError: if the split is not like the task's.
         """
-        split = self._checked(split)
+        return self._evaluation(state, self._checked(split))
+
+    def evaluate_observed(self, state: RunState) -> tuple[Evaluation, Evaluation]:
+        """Evaluate runs on the observed parts of `valid` and `outer_valid`."""
+        valid, outer_valid = (self._evaluation(state, split) for split in self._observed)
+        return valid, outer_valid
+
+    def _evaluation(self, state: RunState, split: Split) -> Evaluation:
+        parameters = state.parameters
         results = np.empty((len(parameters), 2))
+        data = _data(split)
         self._evaluate(
             ctypes.byref(self._program),
-            ctypes.byref(_data(split)),
+            ctypes.byref(data),
             ctypes.c_int64(len(split.inputs)),
             ctypes.c_void_p(parameters.data_ptr()),
             ctypes.c_int64(len(parameters)),
             ctypes.c_int64(parameters.stride(0)),
             ctypes.c_void_p(results.ctypes.data),
         )
-        return results[:, 0], {_METRICS[self._objective]: results[:, 1]}
+        return Evaluation(results[:, 0], {_METRICS[self._objective]: results[:, 1]})
 
 
 def _data(split: Split) -> _Data:
@@ -211,9 +208,9 @@ def _steps(model: nn.Module, shape: _Shape) -> list[_Step]:
     offset = 0
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in places:
-            raise Untranslatable(f"its parameter '{name}' stands at two places")
+            raise UntranslatableError(f"its parameter '{name}' stands at two places")
         if not parameter.requires_grad or parameter.dtype != torch.float32:
-            raise Untranslatable(f"its parameter '{name}' is frozen or not float32")
+            raise UntranslatableError(f"its parameter '{name}' is frozen or not float32")
         places[id(parameter)] = offset
         offset += parameter.numel()
     steps: list[_Step] = []
@@ -256,11 +253,9 @@ def _step(
             return _Step(_Layer(kind, size, size, -1, -1), shape)
     if is_plain(module, nn.Embedding) and is_first and _is_simple(module):
         vocabulary, width = module.weight.shape
-        layer = _Layer(
-            _EMBEDDING, size, size * width, places[id(module.weight)], -1, 0, vocabulary
-        )
+        layer = _Layer(_EMBEDDING, size, size * width, places[id(module.weight)], -1, 0, vocabulary)
         return _Step(layer, (*shape, width))
-    raise Untranslatable(f"its layer {type(module).__name__} has no kernel")
+    raise UntranslatableError(f"its layer {type(module).__name__} has no kernel")
 
 
 def _is_simple(table: nn.Embedding) -> bool:

@@ -47,6 +47,12 @@ class Evaluation(NamedTuple):
     loss: FloatArray
     metrics: dict[str, FloatArray]
 
+    def first(self, n_runs: int) -> Evaluation:
+        """That of the first runs."""
+        return Evaluation(
+            self.loss[:n_runs], {name: value[:n_runs] for name, value in self.metrics.items()}
+        )
+
 
 class StepSums(NamedTuple):
     """What an inner step sums over the parameters, `(n_runs, n_steps)` each.

@@ -52,7 +52,9 @@ def update_source(optimizers: Sequence[int]) -> str:
             "struct Scalars {",
             f"  Vec {', '.join(context)};",
             "  explicit Scalars(const float* from)",
-            "      : " + ",\n        ".join(f"{n}(splat(from[{n.upper()}]))" for n in context) + " {}",
+            "      : "
+            + ",\n        ".join(f"{n}(splat(from[{n.upper()}]))" for n in context)
+            + " {}",
             "};",
             "template <int OPTIMIZER> struct Rule;",
             *(_rule(index, names, optimizers) for index in optimizers),
@@ -85,7 +87,9 @@ def _rule(index: int, names: Sequence[str], optimizers: Sequence[int]) -> str:
     after, (numerator, *square) = results[: len(names)], results[len(names) :]
     lines += [f"after[{i}] = {value};" for i, value in enumerate(after)]
     divisor = f" / (root({square[0]}) + splat({_literal(EPSILON)}))" if square else ""
-    signature = "static inline Vec direction(const Scalars& s, Vec gradient, const Vec* before, Vec* after)"
+    signature = (
+        "static inline Vec direction(const Scalars& s, Vec gradient, const Vec* before, Vec* after)"
+    )
     return "\n    ".join(
         [
             f"template <> struct Rule<{index}> {{  // {OPTIMIZER_NAMES[index]}\n  {signature} {{",

@@ -1,0 +1,254 @@
+"""A model as a chain of known layers, if it is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from trainpilot.envs.fast_forms import covers_convolution, covers_pooling, padding_of, pair
+
+Shape = tuple[int, ...]
+
+
+class UntranslatableError(Exception):
+    """A model, its data or its loss is not of the kind that kernels of our own know."""
+
+
+class ChainLayer(NamedTuple):
+    """A layer of a chain.
+
+    Attributes:
+        kind: "linear", "relu", "tanh", "gelu", "embedding", "convolution", "pooling" or
+            "flatten".
+        inputs: shape of an example that comes in.
+        outputs: shape of an example that goes out.
+        weight: place of the weight's first number among all parameters, None for none.
+        bias: likewise.
+        kernel: of a convolution or pooling.
+        stride: of a convolution.
+        padding: of a convolution.
+        vocabulary: of an embedding.
+    """
+
+    kind: str
+    inputs: Shape
+    outputs: Shape
+    weight: int | None = None
+    bias: int | None = None
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    vocabulary: int = 0
+
+
+def chain_of(model: nn.Module, inputs: Shape) -> list[ChainLayer]:
+    """The layers that a model's examples go through, one after the other.
+
+    The model may be written as it likes, as long as `torch.fx` can follow it, each layer takes
+    what the one before gave, and training and evaluation are the same.
+
+    Args:
+        model: all of its parameters are trained, in float32.
+        inputs: shape of an example.
+
+    Raises:
+        UntranslatableError: if it is no such chain, or a layer is unknown.
+    """
+    places = _places(model)
+    training, evaluation = (
+        _Chain(model.train(mode), places, inputs).layers for mode in (True, False)
+    )
+    if training != evaluation:
+        raise UntranslatableError("its model does something else in evaluation")
+    return training
+
+
+def _places(model: nn.Module) -> dict[int, int]:
+    """Where each parameter begins, by its identity."""
+    places: dict[int, int] = {}
+    offset = 0
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in places:
+            raise UntranslatableError(f"its parameter '{name}' stands at two places")
+        if not parameter.requires_grad or parameter.dtype != torch.float32:
+            raise UntranslatableError(f"its parameter '{name}' is frozen or not float32")
+        places[id(parameter)] = offset
+        offset += parameter.numel()
+    if any(True for _ in model.buffers()):
+        raise UntranslatableError("its model has buffers")
+    return places
+
+
+class _Chain:
+    """Follows a model from its inputs to its outputs."""
+
+    def __init__(self, model: nn.Module, places: dict[int, int], inputs: Shape) -> None:
+        self._places = dict(places)
+        self._shape = inputs
+        self.layers: list[ChainLayer] = []
+        for module in model.modules():
+            if _is_hooked(module):
+                raise UntranslatableError(f"its {type(module).__name__} has a hook")
+        try:
+            graph = fx.symbolic_trace(model)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UntranslatableError(f"its model cannot be traced ({reason})") from error
+        last: fx.Node | None = None
+        for node in graph.graph.nodes:
+            if last is None:
+                last = node
+                continue
+            given = list(node.all_input_nodes)
+            if given != [last] or len(last.users) != 1 or node.args[:1] != (last,):
+                raise UntranslatableError(f"its '{node.name}' is no link of a chain")
+            if node.op != "output":
+                self._follow(graph, node)
+            last = node
+
+    def _follow(self, graph: fx.GraphModule, node: fx.Node) -> None:
+        if node.op == "call_module":
+            if len(node.args) > 1 or node.kwargs:
+                raise UntranslatableError(f"its layer '{node.target}' is given more than inputs")
+            self._module(graph.get_submodule(str(node.target)))
+            return
+        call = _CALLS.get(node.target)
+        if call is None:
+            name = getattr(node.target, "__name__", node.target)
+            raise UntranslatableError(f"its operation '{name}' has no kernel")
+        name, parameters = call
+        settings = dict(zip(parameters, node.args[1:], strict=False)) | dict(node.kwargs)
+        settings.pop("inplace", None)
+        module = _MODULES[name](**settings)
+        self._module(module)
+
+    def _module(self, module: nn.Module) -> None:
+        known = _LAYERS.get(type(module))
+        layer = known(self, module) if known is not None else None
+        if layer is None:
+            raise UntranslatableError(f"its layer {module} has no kernel")
+        if layer.outputs != self._shape or layer.kind != "flatten":
+            self.layers.append(layer)
+        self._shape = layer.outputs
+
+    def _place(self, parameter: Tensor | None) -> int | None:
+        """Where it begins. Each serves once, as its gradient is written and not added."""
+        if parameter is None:
+            return None
+        place = self._places.pop(id(parameter), None)
+        if place is None:
+            raise UntranslatableError("one of its layers is used twice")
+        return place
+
+    def _linear(self, module: nn.Linear) -> ChainLayer | None:
+        if self._shape != (module.in_features,):
+            return None
+        places = self._place(module.weight), self._place(module.bias)
+        return ChainLayer("linear", self._shape, (module.out_features,), *places)
+
+    def _embedding(self, module: nn.Embedding) -> ChainLayer | None:
+        plain = module.padding_idx is None and module.max_norm is None
+        if self.layers or module.scale_grad_by_freq or module.sparse or not plain:
+            return None
+        vocabulary, width = module.weight.shape
+        outputs = (*self._shape, width)
+        place = self._place(module.weight)
+        return ChainLayer("embedding", self._shape, outputs, place, vocabulary=vocabulary)
+
+    def _convolution(self, module: nn.Conv2d) -> ChainLayer | None:
+        if len(self._shape) != 3 or not covers_convolution(module):
+            return None
+        if self._shape[0] != module.in_channels:
+            return None
+        kernel, stride, padding = pair(module.kernel_size), pair(module.stride), padding_of(module)
+        sides = [
+            (self._shape[1 + axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1
+            for axis in range(2)
+        ]
+        if min(sides) < 1:
+            return None
+        places = self._place(module.weight), self._place(module.bias)
+        outputs = (module.out_channels, *sides)
+        return ChainLayer("convolution", self._shape, outputs, *places, kernel, stride, padding)
+
+    def _pooling(self, module: nn.MaxPool2d) -> ChainLayer | None:
+        if len(self._shape) != 3 or not covers_pooling(module):
+            return None
+        kernel = pair(module.kernel_size)
+        outputs = (self._shape[0], self._shape[1] // kernel[0], self._shape[2] // kernel[1])
+        if min(outputs) < 1:
+            return None
+        return ChainLayer("pooling", self._shape, outputs, kernel=kernel)
+
+    def _flatten(self, module: nn.Flatten) -> ChainLayer | None:
+        n_axes = 1 + len(self._shape)
+        start, end = module.start_dim % n_axes, module.end_dim % n_axes
+        if n_axes == 1 or (start, end) != (1, n_axes - 1):
+            return None
+        return ChainLayer("flatten", self._shape, (math.prod(self._shape),))
+
+    def _elementwise(self, kind: str) -> ChainLayer:
+        return ChainLayer(kind, self._shape, self._shape)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    hooks: Sequence[Any] = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks)
+
+
+def _gelu(chain: _Chain, module: nn.GELU) -> ChainLayer | None:
+    return chain._elementwise("gelu") if module.approximate == "none" else None
+
+
+#: Exactly these classes: what a subclass does instead, nobody knows.
+_LAYERS: dict[type[nn.Module], Callable[[_Chain, Any], ChainLayer | None]] = {
+    nn.Linear: _Chain._linear,
+    nn.Embedding: _Chain._embedding,
+    nn.Conv2d: _Chain._convolution,
+    nn.MaxPool2d: _Chain._pooling,
+    nn.Flatten: _Chain._flatten,
+    nn.Identity: lambda chain, _: ChainLayer("flatten", chain._shape, chain._shape),
+    nn.ReLU: lambda chain, _: chain._elementwise("relu"),
+    nn.Tanh: lambda chain, _: chain._elementwise("tanh"),
+    nn.GELU: _gelu,
+}
+
+
+def _flatten(start_dim: int = 0, end_dim: int = -1) -> nn.Flatten:
+    """The method and the function begin at another axis than the layer."""
+    return nn.Flatten(start_dim, end_dim)
+
+
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "flatten": _flatten,
+    "max_pool2d": nn.MaxPool2d,
+}
+_POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_FLATTEN = ("start_dim", "end_dim")
+#: Functions and methods that stand for a layer, and the names of what they are given.
+_CALLS: dict[Any, tuple[str, tuple[str, ...]]] = {
+    functional.relu: ("relu", ("inplace",)),
+    torch.relu: ("relu", ()),
+    "relu": ("relu", ()),
+    torch.tanh: ("tanh", ()),
+    functional.tanh: ("tanh", ()),
+    "tanh": ("tanh", ()),
+    functional.gelu: ("gelu", ("approximate",)),
+    torch.flatten: ("flatten", _FLATTEN),
+    "flatten": ("flatten", _FLATTEN),
+    functional.max_pool2d: ("max_pool2d", _POOLING),
+    torch.max_pool2d: ("max_pool2d", _POOLING),
+}

@@ -1,0 +1,194 @@
+"""Which trainer an engine takes: the fastest that does what the task says."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from trainpilot.envs.compiling import OTHER_NUMBERS, missing_compiler
+from trainpilot.envs.flat_model import FlatModel
+from trainpilot.envs.mapped import MappedTrainer
+from trainpilot.envs.native_update import native_update
+from trainpilot.envs.sequential import SequentialTrainer, UntranslatableError
+from trainpilot.envs.trainer import Orders, RunState, Trainer
+from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.protocol import InnerTask, Split
+
+
+class Trial(NamedTuple):
+    """Some runs and what they are to do, for trainers to be tried on."""
+
+    state: RunState
+    orders: Orders
+
+
+class Setting(NamedTuple):
+    """What a trainer is made for.
+
+    Attributes:
+        task: gives data, model and loss.
+        model: of the task.
+        optimizers: indices of those that runs may use.
+        tile: rows that are worked on together.
+        observed: examples of `valid` and `outer_valid` that are evaluated.
+        device: where runs live.
+        mixed_precision: whether the model runs in bfloat16.
+    """
+
+    task: InnerTask
+    model: FlatModel
+    optimizers: tuple[int, ...]
+    tile: int
+    observed: tuple[Split, Split]
+    device: torch.device
+    mixed_precision: bool
+
+    @property
+    def tolerance(self) -> float:
+        """How far two trainers' numbers may lie apart, relative to the largest."""
+        return 0.05 if self.mixed_precision else 1e-3
+
+    def mapped(self, state: RunState, *, row_by_row: bool) -> MappedTrainer:
+        """The trainer that takes any model."""
+        return MappedTrainer(
+            self.task,
+            self.model,
+            list(state.buffers),
+            self.optimizers,
+            self.tile,
+            self.observed,
+            self.device,
+            row_by_row=row_by_row,
+        )
+
+
+def choose_trainer(
+    setting: Setting, compiled: bool | None, first: Trial, varied: Trial
+) -> tuple[Trainer, str]:
+    """The trainer, and in a sentence how it trains and why so. Warns if that is slow.
+
+    Args:
+        setting: what it is made for.
+        compiled: True for the fastest there is; None for the same, except that nothing is
+            given to torch.compile; False for plain operations of torch.
+        first: one step with rate 0 from initial weights.
+        varied: steps that use all that a step can do.
+
+    Raises:
+        TrainpilotError: if the task cannot be trained, or its loss is not finite and above 0 at
+            the initial weights.
+    """
+    mapped = setting.mapped(first.state, row_by_row=False)
+    try:
+        losses = _first_losses(mapped, first)
+    except Exception as reason:
+        with refusing(setting.task, reason):
+            mapped = setting.mapped(first.state, row_by_row=True)
+            losses = _first_losses(mapped, first)
+        report = (
+            f"the model of task '{setting.task.name}' cannot be mapped over runs by "
+            f"torch.func.vmap ({first_line(reason)}): its runs are trained one after the "
+            "other, which is slow; torch.nn's layers map, in-place changes, branches on "
+            "values and random numbers drawn by hand do not"
+        )
+        warnings.warn(report, stacklevel=4)
+        _check_losses(setting.task, losses)
+        return mapped, report
+    _check_losses(setting.task, losses)
+    if compiled is False:
+        return mapped, "inner steps are not compiled, as configured"
+    native = _native(setting, mapped, varied)
+    if isinstance(native, SequentialTrainer):
+        return native, "inner runs are trained by C++ of our own"
+    if compiled is None:
+        return (
+            mapped,
+            f"inner steps are not compiled: {native}, and torch.compile was not asked for",
+        )
+    missing = missing_compiler(setting.device)
+    if missing is None:
+        try:
+            mapped.compile(varied.state, varied.orders, setting.tolerance)
+        except Exception as error:
+            missing = f"torch.compile failed ({first_line(error)})"
+    if missing is None:
+        return mapped, f"inner steps are compiled by torch.compile: {native}"
+    report = f"{missing}: inner runs are not compiled and train more slowly"
+    warnings.warn(report, stacklevel=4)
+    return mapped, report
+
+
+def _native(setting: Setting, mapped: MappedTrainer, varied: Trial) -> SequentialTrainer | str:
+    """The trainer in C++, once it has shown that it does the same, or why there is none."""
+    update = native_update(setting.optimizers, setting.model, setting.device)
+    if update is None or setting.mixed_precision:
+        return "C++ of our own is for float32 on the CPU, with a compiler"
+    try:
+        trainer = SequentialTrainer(setting.task, update, setting.observed)
+    except UntranslatableError as error:
+        return f"C++ of our own does not cover the task, {error}"
+    if not _agree(mapped, trainer, varied, setting.tolerance):
+        warnings.warn(f"C++ of our own is not used: {OTHER_NUMBERS}", stacklevel=5)
+        return "C++ of our own gives other numbers"
+    return trainer
+
+
+def _agree(expected: Trainer, given: Trainer, trial: Trial, tolerance: float) -> bool:
+    """Whether two trainers do the same."""
+    results = []
+    for trainer in (expected, given):
+        state = trial.state.copied()
+        sums = trainer.train(state, trial.orders)
+        losses = [evaluation.loss for evaluation in trainer.evaluate_observed(state)]
+        # Each run as a whole: where a gradient is all but zero, rounding may turn a sign.
+        norms = [part.norm(dim=1).numpy() for part in (state.parameters, *state.moments)]
+        results.append([*sums, *losses, *norms])
+    return all(
+        np.allclose(other, one, rtol=tolerance, atol=tolerance * _largest(one), equal_nan=True)
+        for one, other in zip(*results, strict=True)
+    )
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0))
+
+
+def _first_losses(trainer: Trainer, first: Trial) -> dict[str, float]:
+    state = first.state.copied()
+    valid, outer_valid = trainer.evaluate_observed(state)
+    train = trainer.train(state, first.orders)[0]
+    return {"valid": valid.loss[0], "outer_valid": outer_valid.loss[0], "train": train[0, 0]}
+
+
+def _check_losses(task: InnerTask, losses: dict[str, float]) -> None:
+    for where, loss in losses.items():
+        require(
+            bool(np.isfinite(loss)) and loss > 0,
+            f"the loss of task '{task.name}' must be finite and above 0 at the initial "
+            f"weights on {where}",
+            loss,
+        )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def refusing(task: InnerTask, mapping: Exception | None = None) -> Iterator[None]:
+    """Turn whatever a user's model, loss or data raises into one sentence."""
+    try:
+        yield
+    except TrainpilotError:
+        raise
+    except Exception as error:
+        raise TrainpilotError(
+            f"the model, loss and data of task '{task.name}' must fit together; it failed with: "
+            f"{first_line(error)}"
+        ) from (mapping or error)
