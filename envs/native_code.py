@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -47,7 +48,7 @@ def _compiled(compiler: str, source: Path) -> Path:
     # The compiler's own macros name its version and the processor's instructions, so that a
     # cache folder shared by unlike machines serves each of them its own library.
     target = _output([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
-    key = hashlib.sha256("\0".join((source.read_text(), target, *_FLAGS)).encode()).hexdigest()
+    key = hashlib.sha256("\0".join((*_texts(source), target, *_FLAGS)).encode()).hexdigest()
     folder = Path(cache_dir()) / "trainpilot"
     library = folder / f"{source.stem}-{key[:32]}.so"
     if not library.exists():
@@ -58,6 +59,15 @@ def _compiled(compiler: str, source: Path) -> Path:
             _output([compiler, *_FLAGS, str(source), "-o", str(made)])
             made.replace(library)
     return library
+
+
+def _texts(source: Path) -> list[str]:
+    """What a file and the files of its folder that it includes, or that those include, hold."""
+    files = [source]
+    for file in files:
+        names = re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE)
+        files += [new for name in names if (new := file.with_name(name)) not in files]
+    return [file.read_text() for file in files]
 
 
 def _output(command: list[str]) -> str:

@@ -1,0 +1,137 @@
+// Vectors of floats, as wide as the processor has them: the vector extension of GCC and Clang.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+// May stand at any float's address, and may look at what is declared as plain floats.
+typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t Mask __attribute__((vector_size(LANES * 4)));
+typedef uint8_t Bytes __attribute__((vector_size(LANES)));
+
+inline const Vec& at(const float* p) { return *reinterpret_cast<const Vec*>(p); }
+inline Vec& at(float* p) { return *reinterpret_cast<Vec*>(p); }
+
+// Up to LANES examples; the lanes beyond are zeros, and are not stored. The full ones are a branch
+// of their own: a copy of a length that only the call knows is a call of memcpy.
+inline Vec load(const float* from, int64_t count) {
+  if (count >= LANES) return at(from);
+  Vec value = {};
+  if (count > 0) std::memcpy(&value, from, count * sizeof(float));
+  return value;
+}
+inline void store(float* to, const Vec& value, int64_t count) {
+  if (count >= LANES)
+    at(to) = value;
+  else
+    std::memcpy(to, &value, count * sizeof(float));
+}
+inline Mask load_index(const uint8_t* from, int64_t count) {
+  Bytes bytes = {};
+  if (count >= LANES)
+    std::memcpy(&bytes, from, LANES);
+  else if (count > 0)
+    std::memcpy(&bytes, from, count);
+  return __builtin_convertvector(bytes, Mask);
+}
+inline void store_index(uint8_t* to, const Mask& which, int64_t count) {
+  Bytes bytes = __builtin_convertvector(which, Bytes);
+  if (count >= LANES)
+    std::memcpy(to, &bytes, LANES);
+  else
+    std::memcpy(to, &bytes, count);
+}
+
+template <class F, int... I>
+inline __attribute__((always_inline)) void unrolled(F f, std::integer_sequence<int, I...>) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+// Calls f(0), ..., f(N - 1) with constants, so that arrays of accumulators become registers.
+template <int N, class F>
+inline __attribute__((always_inline)) void unrolled(F f) {
+  unrolled(f, std::make_integer_sequence<int, N>{});
+}
+
+// Halves added until one is left: a fixed order, and few instructions.
+template <int N>
+float lane_sum(const float* lanes) {
+  if constexpr (N == 1) {
+    return *lanes;
+  } else {
+    typedef float Half __attribute__((vector_size(N / 2 * 4)));
+    Half low, high;
+    std::memcpy(&low, lanes, sizeof low);
+    std::memcpy(&high, lanes + N / 2, sizeof high);
+    low += high;
+    return lane_sum<N / 2>(reinterpret_cast<const float*>(&low));
+  }
+}
+
+// The lower and the upper halves of two vectors, their lanes taken in turns.
+template <int... I>
+inline Vec lower_in_turns(const Vec& a, const Vec& b, std::integer_sequence<int, I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, (I / 2 + I % 2 * LANES)...);
+#else
+  return Vec{(I % 2 ? b : a)[I / 2]...};
+#endif
+}
+template <int... I>
+inline Vec upper_in_turns(const Vec& a, const Vec& b, std::integer_sequence<int, I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, (LANES / 2 + I / 2 + I % 2 * LANES)...);
+#else
+  return Vec{(I % 2 ? b : a)[LANES / 2 + I / 2]...};
+#endif
+}
+
+// Lane i of vector j becomes lane j of vector i. Each round puts the vectors' first halves and
+// second halves in turns, which moves one bit of a vector's number into its lanes' number.
+inline __attribute__((always_inline)) void transpose(Vec (&vectors)[LANES]) {
+  constexpr auto lanes = std::make_integer_sequence<int, LANES>{};
+#pragma GCC unroll 4
+  for (int round = 1; round < LANES; round *= 2) {
+    Vec mixed[LANES];
+    unrolled<LANES / 2>([&](auto i) {
+      mixed[2 * i] = lower_in_turns(vectors[i], vectors[i + LANES / 2], lanes);
+      mixed[2 * i + 1] = upper_in_turns(vectors[i], vectors[i + LANES / 2], lanes);
+    });
+    unrolled<LANES>([&](auto i) { vectors[i] = mixed[i]; });
+  }
+}
+
+// Scratch memory that starts at a cache line: a vector across two lines costs two loads.
+class Buffer {
+ public:
+  float* data() { return start_; }
+  const float* data() const { return start_; }
+  int64_t size() const { return size_; }
+  void resize(int64_t size) {
+    constexpr int64_t LINE = 64 / sizeof(float);
+    size_ = size;
+    if (size + LINE <= int64_t(memory_.size())) return;
+    memory_.resize(size + LINE);
+    auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    start_ = memory_.data() + (-address & 63) / sizeof(float);
+  }
+
+ private:
+  std::vector<float> memory_;
+  float* start_ = nullptr;
+  int64_t size_ = 0;
+};
+
+}  // namespace
