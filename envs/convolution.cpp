@@ -117,6 +117,11 @@ void plain_tile(float* out, int64_t out_channel, const int64_t* out_offsets, con
 template <int BLOCK>
 void pooled_tile(float* out, uint8_t* index, int64_t out_channel, int64_t count, bool relu,
                  const float* start, const Window& window, const int64_t* offsets) {
+  // What is written lies far apart: it is fetched while the sums are made.
+  unrolled<BLOCK>([&](auto o) {
+    __builtin_prefetch(out + o * out_channel, 1);
+    __builtin_prefetch(index + o * out_channel, 1);
+  });
   Vec sum[BLOCK][4];
   begin(sum, start);
   gather(sum, window, offsets);
@@ -285,7 +290,7 @@ void plain_row(float* out, int64_t out_channel, int64_t n, const float* start, W
 
 // A row of 2 x 2 windows.
 void pooled_row(float* out, uint8_t* index, const float* start, Window window,
-                const Weights& weights, const Shape& s, int64_t py, int64_t first) {
+                const Weights& weights, const Shape& s, int64_t py, int64_t first, Ahead& ahead) {
   const Block& source = window.source;
   int64_t down = s.stride_height * source.row, right = s.stride_width * source.lanes;
   int64_t channel = s.pooled_height * s.pooled_width * s.n_examples;
@@ -296,6 +301,7 @@ void pooled_row(float* out, uint8_t* index, const float* start, Window window,
     for (int64_t px = 0; px < s.pooled_width; px++) {
       window.columns = forward_taps(2 * px, s.kernel_width, s.stride_width);
       for (int64_t lane = 0; lane < std::min(source.lanes, s.n_examples - first); lane += LANES) {
+        ahead.fetch();
         int64_t offsets[] = {lane, lane + right, lane + down, lane + down + right};
         int64_t to = (py * s.pooled_width + px) * s.n_examples + first + lane;
         int64_t end = std::min(group + most * block, s.out_channels);
@@ -311,14 +317,14 @@ void pooled_row(float* out, uint8_t* index, const float* start, Window window,
 
 // The output of the examples from `first` on, which `source` holds.
 void forward_block(float* out, uint8_t* index, Block source, const Weights& weights,
-                   const float* bias, const Shape& s, int64_t first) {
+                   const float* bias, const Shape& s, int64_t first, Ahead& ahead) {
   static thread_local Buffer band;
   int64_t height = s.out_height(), width = s.out_width(), lanes = source.lanes;
   int64_t count = std::min(lanes, s.n_examples - first);
   Window window = {source, s.in_channels, nullptr, s.kernel_height, s.kernel_width, {}, {}};
   if (s.pairs()) {
     for (int64_t py = 0; py < s.pooled_height; py++)
-      pooled_row(out, index, bias, window, weights, s, py, first);
+      pooled_row(out, index, bias, window, weights, s, py, first, ahead);
     return;
   }
   bool direct = s.plain() && s.n_examples == lanes;
@@ -354,9 +360,16 @@ int64_t strip_rows(const Shape& s, int64_t lanes) {
   return std::max<int64_t>(1, 6144 / row);
 }
 
+// Calls of its kernel that a run's gradient of weights takes, at least.
+int64_t n_correlations(const Shape& s) {
+  int64_t strips = (s.pooled_height - 1) / strip_rows(s, 2 * LANES) + 1;
+  return strips * s.in_channels * s.kernel_height * (s.out_channels / correlated_channels(s));
+}
+
 // Rows of the convolution's output, onto the partial sums of its weights' gradients.
 // `gradient` and `input` begin where the first row and its first tap are.
-void weight_gradient(float* partial, Block gradient, Block input, int64_t n_rows, const Shape& s) {
+void weight_gradient(float* partial, Block gradient, Block input, int64_t n_rows, const Shape& s,
+                     Ahead& ahead) {
   int64_t width = s.out_width(), lanes = input.lanes, taps = s.n_taps();
   int64_t n_taps = even_block(s.kernel_width, MOST_TAPS);
   int64_t block = correlated_channels(s);
@@ -374,6 +387,7 @@ void weight_gradient(float* partial, Block gradient, Block input, int64_t n_rows
     for (int64_t c = 0; c < s.in_channels; c++)
       for (int64_t a = 0; a < s.kernel_height; a++)
         for (int64_t b = 0; b < s.kernel_width; b += n_taps) {
+          ahead.fetch();
           int64_t weight = (o * s.in_channels + c) * taps + a * s.kernel_width + b;
           segments.gradient = gradient.data + o * gradient.channel;
           segments.input = input.data + c * input.channel + a * input.row + b * lanes;
@@ -436,7 +450,7 @@ void input_gradient(float* result, Block by_output, const Weights& weights, cons
 // partial sums, the input's only if asked for.
 void backward_block(float* by_input, float* partial, float* bias_partial, const float* gradient,
                     const uint8_t* index, Block source, const Weights& weights, const Shape& s,
-                    int64_t first) {
+                    int64_t first, Ahead& ahead) {
   static thread_local Buffer packed_gradient, packed_result;
   int64_t height = s.out_height(), width = s.out_width(), lanes = source.lanes;
   int64_t border = by_input && s.stride_width == 1 ? tile_pixels(lanes) - 1 : 0;
@@ -456,7 +470,7 @@ void backward_block(float* by_input, float* partial, float* bias_partial, const 
     Block strip = {to, by_output.channel, by_output.row, lanes};
     Block input = {source.data + y * s.stride_height * source.row, source.channel, source.row,
                    lanes};
-    weight_gradient(partial, strip, input, (end - top) * s.pool_height, s);
+    weight_gradient(partial, strip, input, (end - top) * s.pool_height, s, ahead);
   }
   if (!by_input) return;
   int64_t n_pixels = s.in_channels * s.in_height * s.in_width;
@@ -476,7 +490,8 @@ int64_t block_lanes(const Shape& s, int64_t first) {
 }
 
 void backward_run(float* by_input, float* by_weight, float* by_bias, const float* gradient,
-                  const uint8_t* index, const float* input, const float* weight, const Shape& s) {
+                  const uint8_t* index, const float* input, const float* weight, const Shape& s,
+                  Ahead& ahead) {
   static thread_local Buffer packed_input, partial;
   static thread_local Weights weights;
   if (by_input) weights.pack(weight, s, true);
@@ -487,7 +502,7 @@ void backward_run(float* by_input, float* by_weight, float* by_bias, const float
   for (int64_t first = 0; first < s.n_examples; first += block_lanes(s, first))
     backward_block(by_input, partial.data(), bias_partial, gradient, index,
                    input_block(packed_input, input, s, first, block_lanes(s, first)), weights, s,
-                   first);
+                   first, ahead);
   for (int64_t i = 0; i < n_weights; i++)
     by_weight[i] = lane_sum<LANES>(partial.data() + i * LANES);
   for (int64_t o = 0; o < s.out_channels; o++)
@@ -511,8 +526,12 @@ void trainpilot_forward(float* out, uint8_t* index, const float* input, const fl
         source = input_block(packed_input, input + r * s.input_stride, s, first,
                              block_lanes(s, first));
       weights.pack(weight + r * s.weight_stride, s, false);
+      Ahead ahead;
+      if (s.input_stride && r + 1 < s.n_rows)
+        ahead = {input + (r + 1) * s.input_stride, s.n_inputs() * 4,
+                 s.n_outputs() / (s.out_channels * LANES)};
       forward_block(out + r * s.n_outputs(), s.plain() ? nullptr : index + r * s.n_outputs(),
-                    source, weights, bias ? bias + r * s.bias_stride : nullptr, s, first);
+                    source, weights, bias ? bias + r * s.bias_stride : nullptr, s, first, ahead);
     }
 }
 
@@ -521,11 +540,15 @@ void trainpilot_backward(float* by_input, float* by_weight, float* by_bias, cons
                          const uint8_t* index, const float* input, const float* weight,
                          const Shape* shape) {
   const Shape& s = *shape;
-  for (int64_t r = 0; r < s.n_rows; r++)
+  for (int64_t r = 0; r < s.n_rows; r++) {
+    Ahead ahead;
+    if (s.input_stride && r + 1 < s.n_rows)
+      ahead = {input + (r + 1) * s.input_stride, s.n_inputs() * 4, n_correlations(s)};
     backward_run(by_input ? by_input + r * s.n_inputs() : nullptr, by_weight + r * s.n_weights(),
                  by_bias + r * s.out_channels, gradient + r * s.n_outputs(),
                  s.plain() ? nullptr : index + r * s.n_outputs(), input + r * s.input_stride,
-                 weight + r * s.weight_stride, s);
+                 weight + r * s.weight_stride, s, ahead);
+  }
 }
 
 void trainpilot_pool(float* out, uint8_t* index, const float* input, const Shape* shape) {
