@@ -3,7 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 
+#include "memory.h"
 #include "vectors.h"
 
 namespace {
