@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -48,9 +49,7 @@ def _compiled(compiler: str, source: Path, preamble: str) -> Path:
     # The compiler's own macros name its version and the processor's instructions, so that a
     # cache folder shared by unlike machines serves each of them its own library.
     target = _output([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
-    headers = [path.read_text() for path in sorted(source.parent.glob("*.h"))]
-    text = preamble + source.read_text()
-    parts = (text, *headers, target, *_FLAGS)
+    parts = (preamble, *_texts(source), target, *_FLAGS)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     folder = Path(cache_dir()) / "trainpilot"
     library = folder / f"{source.stem}-{key[:32]}.so"
@@ -59,10 +58,19 @@ def _compiled(compiler: str, source: Path, preamble: str) -> Path:
         # Processes that start together may all compile; each puts a complete file in its place.
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made, whole = Path(scratch) / library.name, Path(scratch) / source.name
-            whole.write_text(text)
+            whole.write_text(preamble + source.read_text())
             _output([compiler, *_FLAGS, "-I", str(source.parent), str(whole), "-o", str(made)])
             made.replace(library)
     return library
+
+
+def _texts(source: Path) -> list[str]:
+    """What a file and the files of its folder that it includes, or that those include, hold."""
+    files = [source]
+    for file in files:
+        names = re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE)
+        files += [new for name in names if (new := file.with_name(name)) not in files]
+    return [file.read_text() for file in files]
 
 
 def _output(command: list[str]) -> str:

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "vectors.h"
 
 namespace {
@@ -98,29 +100,9 @@ void multiply(const Product& p) {
   }
 }
 
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Mask{__VA_ARGS__})
-#endif
-
-// Exchanges the off-diagonal blocks of S x S in every 2S x 2S block that `low` and `high` are of.
-template <int S, int... I>
-inline void exchange(Vec& low, Vec& high, std::integer_sequence<int, I...>) {
-  Vec first = SHUFFLE(low, high, (I & S ? LANES + I - S : I)...);
-  high = SHUFFLE(low, high, (I & S ? LANES + I : I + S)...);
-  low = first;
-}
-
-template <int S>
-inline void exchange(Vec* rows) {
-#pragma GCC unroll 16
-  for (int i = 0; i < LANES; i++)
-    if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, LANES>{});
-}
-
-// A matrix (rows, columns) as (columns, padded rows); what is padded is 0.
-void transpose(const float* from, int64_t rows, int64_t columns, float* to, int64_t padded) {
+// A matrix (rows, columns) as (columns, padded rows), of which as many are written as make up whole
+// vectors where `padded` leaves room for them; what is padded is 0.
+inline void transpose(const float* from, int64_t rows, int64_t columns, float* to, int64_t padded) {
   for (int64_t row = 0; row < rows; row += LANES) {
     for (int64_t column = 0; column < columns; column += LANES) {
       const int64_t width = std::min<int64_t>(LANES, columns - column);
@@ -128,13 +110,10 @@ void transpose(const float* from, int64_t rows, int64_t columns, float* to, int6
 #pragma GCC unroll 16
       for (int i = 0; i < LANES; i++)
         block[i] = row + i < rows ? load(from + (row + i) * columns + column, width) : Vec{};
-      exchange<1>(block);
-      exchange<2>(block);
-      if constexpr (LANES > 4) exchange<4>(block);
-      if constexpr (LANES > 8) exchange<8>(block);
+      transpose(block);
 #pragma GCC unroll 16
       for (int i = 0; i < LANES; i++)
-        if (i < width) at(to + (column + i) * padded + row) = block[i];
+        if (i < width) store(to + (column + i) * padded + row, block[i], padded - row);
     }
   }
 }

@@ -205,7 +205,7 @@ class Pass {
       Vec parts = {};
       for (int64_t j = 0; j < n; j += LANES) {
         const Vec e = exponential(load(logits + j, n - j) - highest);
-        parts += first(e, n - j);
+        parts += first_lanes(e, n - j);
         if (gradient) store(gradient + i * n + j, e, n - j);
       }
       const float all = total(parts);

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "vectors.h"
+
 namespace {
 
 // The order and the types are those of `_Update` in native_update.py.

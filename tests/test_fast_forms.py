@@ -72,15 +72,19 @@ KERNELS = st.tuples(st.integers(1, 7), st.integers(1, 7))
     relu=st.booleans(),
     pooling=st.sampled_from([(1, 1), (2, 2), (1, 2), (3, 2)]),
     bias=st.booleans(),
+    examples_last=st.booleans(),
 )
 def test_values_and_gradients_equal_conv2d(
-    n_examples, channels, sides, kernel, stride, padding, relu, pooling, bias
+    n_examples, channels, sides, kernel, stride, padding, relu, pooling, bias, examples_last
 ):
     for i in range(2):
         side = (sides[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1
         assume(side >= pooling[i])
     torch.manual_seed(0)
-    images = torch.randn(n_examples, channels[0], *sides, requires_grad=True)
+    images = torch.randn(n_examples, channels[0], *sides)
+    if examples_last:
+        images = images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    images.requires_grad_()
     scale = (channels[0] * kernel[0] * kernel[1]) ** -0.5
     weight = (scale * torch.randn(channels[1], channels[0], *kernel)).requires_grad_()
     inputs = [images, weight, *([torch.randn(channels[1], requires_grad=True)] if bias else [])]
@@ -155,6 +159,20 @@ def test_every_run_has_its_own_weights_under_vmap(shared):
     expected = vmap(grad_and_value(objective(model)), in_dims)(parameters, *given)
     actual = vmap(grad_and_value(objective(fast_forms(model))), in_dims)(parameters, *given)
     assert_all_close(actual, expected)
+
+
+def test_several_runs_of_the_smallest_images():
+    images, weight = torch.randn(2, 1, 1, 2, 2), torch.randn(2, 1, 1, 1, 1)
+
+    def fast(weight, images):
+        return convolution(images, weight, None, pooling=(2, 2)).sum()
+
+    def slow(weight, images):
+        return functional.max_pool2d(functional.conv2d(images, weight), 2).sum()
+
+    assert_all_close(
+        vmap(grad_and_value(fast))(weight, images), vmap(grad_and_value(slow))(weight, images)
+    )
 
 
 def test_mapped_images_with_one_set_of_weights():
@@ -328,3 +346,11 @@ def test_a_compiler_that_fails_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(broken))
     with pytest.warns(UserWarning, match=r"convolution\.cpp cannot be used.*no luck today"):
         assert native_code.load.__wrapped__("convolution.cpp") is None
+
+
+def test_a_library_is_known_by_all_files_that_it_is_made_of(tmp_path):
+    (tmp_path / "a.cpp").write_text('#include <vector>\n#include "b.h"\nint a;\n')
+    (tmp_path / "b.h").write_text('#include "c.h"\n#include "b.h"\n')
+    (tmp_path / "c.h").write_text("int c;\n")
+    texts = native_code._texts(tmp_path / "a.cpp")
+    assert texts == [(tmp_path / name).read_text() for name in ("a.cpp", "b.h", "c.h")]
