@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trainpilot.envs.native_code import load
 
-_SOURCE = "convolution.cpp"
+SOURCE = "convolution.cpp"
 _Pair = Sequence[int]
 _NO_POOLING = (1, 1)
 
@@ -31,7 +31,7 @@ LARGEST_WINDOW = 255
 
 def available() -> bool:
     """Whether this machine can compile the operators; the first call does it."""
-    return load(_SOURCE) is not None
+    return load(SOURCE) is not None
 
 
 def covers(*tensors: Tensor | None) -> bool:
@@ -85,7 +85,7 @@ def _examples_first(output: Tensor) -> Tensor:
     return output[0].permute(3, 0, 1, 2)
 
 
-class _Shape(ctypes.Structure):
+class KernelShape(ctypes.Structure):
     """What `struct Shape` in the C++ file is."""
 
     _fields_ = tuple(
@@ -144,9 +144,9 @@ def _make_shape(
     padding: _Pair,
     relu: bool,
     pooling: _Pair,
-) -> _Shape:
+) -> KernelShape:
     _, channels, *sides, n_examples = inputs.shape
-    return _Shape(
+    return KernelShape(
         *(len(weight), _row_stride(inputs), _row_stride(weight), _row_stride(bias)),
         *(n_examples, channels, *sides),
         *(weight.shape[1], *weight.shape[3:]),
@@ -156,8 +156,8 @@ def _make_shape(
     )
 
 
-def _call(function: str, shape: _Shape, *tensors: Tensor | None) -> None:
-    library = load(_SOURCE)
+def _call(function: str, shape: KernelShape, *tensors: Tensor | None) -> None:
+    library = load(SOURCE)
     if library is None:
         raise RuntimeError("no C++ compiler: ask available() first")
     pointers = (ctypes.c_void_p(t.data_ptr() if t is not None else None) for t in tensors)
@@ -289,9 +289,9 @@ def _new_input_gradient(
     return gradient.new_empty(n_runs, channels, height, width, n_examples)
 
 
-def _pooling_shape(inputs: torch.Size, output: torch.Size, pooling: _Pair) -> _Shape:
+def _pooling_shape(inputs: torch.Size, output: torch.Size, pooling: _Pair) -> KernelShape:
     n_runs, channels, height, width, n_examples = inputs
-    return _Shape(
+    return KernelShape(
         n_rows=n_runs,
         input_stride=channels * height * width * n_examples,
         n_examples=n_examples,

@@ -120,6 +120,7 @@ def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
 
 
 def covers_convolution(layer: nn.Conv2d) -> bool:
+    """Whether the kernels know such a convolution."""
     padding = layer.padding
     return (
         layer.groups == 1
@@ -131,6 +132,7 @@ def covers_convolution(layer: nn.Conv2d) -> bool:
 
 
 def covers_pooling(layer: nn.MaxPool2d) -> bool:
+    """Whether the kernels know such a pooling."""
     kernel = pair(layer.kernel_size)
     return (
         pair(layer.stride) == kernel
@@ -143,6 +145,7 @@ def covers_pooling(layer: nn.MaxPool2d) -> bool:
 
 
 def padding_of(layer: nn.Conv2d) -> Pair:
+    """Zeros above and below, and on either side."""
     if isinstance(layer.padding, str):
         sides = layer.kernel_size if layer.padding == "same" else (1, 1)
         return sides[0] // 2, sides[1] // 2
@@ -150,4 +153,5 @@ def padding_of(layer: nn.Conv2d) -> Pair:
 
 
 def pair(value: int | Sequence[int]) -> Pair:
+    """What torch's layers may be given as one number, as two."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])

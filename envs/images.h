@@ -11,7 +11,7 @@
 
 namespace {
 
-// The order and the types are those of `_Shape` in convolution.py.
+// The order and the types are those of `KernelShape` in convolution.py.
 struct Shape {
   int64_t n_rows, input_stride, weight_stride, bias_stride;  // strides from run to run
   int64_t n_examples, in_channels, in_height, in_width;

@@ -6,11 +6,16 @@
 #include <vector>
 
 #include "functions.h"
+#include "images.h"
+#include "memory.h"
 #include "products.h"
 
 namespace {
 
-enum Kind : int64_t { LINEAR, RELU, TANH, GELU, EMBEDDING };
+// EXAMPLES_FIRST: from (number, example), as convolutions give it, to (example, number).
+enum Kind : int64_t {
+  LINEAR, RELU, TANH, GELU, EMBEDDING, CONVOLUTION, POOLING, EXAMPLES_FIRST
+};
 enum Objective : int64_t { CROSS_ENTROPY, SQUARED_ERROR };
 
 // The order and the types are those of `_Layer` in sequential.py, and so for what follows.
@@ -20,12 +25,19 @@ struct Layer {
   int64_t weight, bias;     // where they begin among a run's parameters; -1 for none
   int64_t relu;             // of a linear layer: whether ReLU follows
   int64_t vocabulary;       // of an embedding
+  const Shape* shape;       // of a convolution or pooling, but for the number of examples
 };
 
 struct Program {
   int64_t n_layers;
   const Layer* layers;
   int64_t objective, n_params;
+  // Of convolution.cpp.
+  void (*convolve)(float*, uint8_t*, const float*, const float*, const float*, const Shape*);
+  void (*convolve_back)(float*, float*, float*, const float*, const uint8_t*, const float*,
+                        const float*, const Shape*);
+  void (*pool)(float*, uint8_t*, const float*, const Shape*);
+  void (*pool_back)(float*, const float*, const uint8_t*, const Shape*);
 };
 
 struct Data {
@@ -61,17 +73,21 @@ struct Training {
 class Pass {
  public:
   Pass(const Program& program, int64_t n_examples) : program(program), m(n_examples) {
-    int64_t widest = 0, all = 0;
+    int64_t widest = 0, all = 0, largest = 0;
     for (int64_t l = 0; l < program.n_layers; l++) {
       const Layer& layer = program.layers[l];
       widest = std::max({widest, layer.inputs, layer.outputs});
       all += m * layer.outputs;
-      if (layer.kind == LINEAR)
-        transposed.resize(std::max<size_t>(transposed.size(), layer.inputs * padded(layer)));
+      shapes.push_back(layer.shape ? *layer.shape : Shape{});
+      shapes.back().n_examples = m;
+      if (layer.shape) maxima.resize(all);
+      if (layer.kind == LINEAR) largest = std::max(largest, layer.inputs * padded(layer));
     }
+    transposed.resize(largest);
     outputs.resize(all);
     inputs.resize(m * program.layers[0].inputs);
-    tokens.resize(inputs.size());
+    tokens.resize(program.layers[0].kind == EMBEDDING ? inputs.size() : 0);
+    no_bias.resize(widest);
     classes.resize(m);
     values.resize(m * last().outputs);
     for (auto& half : deltas) half.resize(m * widest);
@@ -113,7 +129,14 @@ class Pass {
           const int64_t width = layer.outputs / layer.inputs;
           for (int64_t i = 0; i < m * layer.inputs; i++)
             copy(weight + tokens[i] * width, width, to + i * width);
+          break;
         }
+        case CONVOLUTION:
+          program.convolve(to, index(to), from, weight,
+                           layer.bias < 0 ? nullptr : parameters + layer.bias, &shapes[l]);
+          break;
+        case POOLING: program.pool(to, index(to), from, &shapes[l]); break;
+        case EXAMPLES_FIRST: transpose(from, layer.inputs, m, to, layer.inputs);
       }
       from = to;
       to += n;
@@ -130,7 +153,7 @@ class Pass {
   // Gives the mean loss and writes its gradient by all parameters.
   double backward(const float* parameters, float* gradient) {
     const double mean = loss(deltas[0].data(), nullptr);
-    const float* result = outputs.data() + outputs.size();
+    float* result = outputs.data() + outputs.size();
     for (int64_t l = program.n_layers - 1; l >= 0; l--) {
       const Layer& layer = program.layers[l];
       const int64_t n = m * layer.outputs;
@@ -165,7 +188,21 @@ class Pass {
           std::fill(table, table + layer.vocabulary * width, 0.0f);
           for (int64_t i = 0; i < m * layer.inputs; i++)
             for (int64_t j = 0; j < width; j++) table[tokens[i] * width + j] += delta[i * width + j];
+          break;
         }
+        case CONVOLUTION:
+          program.convolve_back(l ? next : nullptr, gradient + layer.weight,
+                                layer.bias < 0 ? no_bias.data() : gradient + layer.bias, delta,
+                                index(result), from, parameters + layer.weight, &shapes[l]);
+          std::swap(deltas[0], deltas[1]);
+          break;
+        case POOLING:
+          program.pool_back(next, delta, index(result), &shapes[l]);
+          std::swap(deltas[0], deltas[1]);
+          break;
+        case EXAMPLES_FIRST:
+          transpose(delta, m, layer.inputs, next, m);
+          std::swap(deltas[0], deltas[1]);
       }
     }
     return mean;
@@ -174,8 +211,12 @@ class Pass {
  private:
   const Program& program;
   const int64_t m;
-  std::vector<float> inputs, outputs, transposed, values, deltas[2];
+  Buffer inputs, outputs, transposed, values, no_bias, deltas[2];
   std::vector<int64_t> tokens, classes;
+  std::vector<uint8_t> maxima;  // where those of pooling windows were
+  std::vector<Shape> shapes;
+
+  uint8_t* index(const float* output) { return maxima.data() + (output - outputs.data()); }
 
   const Layer& last() const { return program.layers[program.n_layers - 1]; }
   static int64_t padded(const Layer& layer) {

@@ -1,4 +1,4 @@
-"""Sequential models trained by `sequential.cpp`: whole decisions without leaving C++.
+"""Chains of layers trained by `sequential.cpp`: whole decisions without leaving C++.
 
 Most of the time that an inner step of a small model takes, Python and the start of each operation
 take. What is a chain of known layers under a known loss needs none of that.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainpilot.envs.fast_forms import is_plain
+from trainpilot.envs.chain import ChainLayer, UntranslatableError, chain_of
+from trainpilot.envs.convolution import SOURCE as CONVOLUTION_SOURCE
+from trainpilot.envs.convolution import KernelShape
 from trainpilot.envs.hyperparameters import FloatArray
 from trainpilot.envs.native_code import load
 from trainpilot.envs.native_update import NativeUpdate
@@ -24,21 +25,26 @@ from trainpilot.envs.signals import UPDATE_SUMS, Evaluation
 from trainpilot.envs.trainer import Orders, RunState
 from trainpilot.inner_tasks.protocol import InnerTask, Split
 
-_LINEAR, _RELU, _TANH, _GELU, _EMBEDDING = range(5)
+#: In the order of `enum Kind` in the C++ file.
+_KINDS = (
+    "linear", "relu", "tanh", "gelu", "embedding", "convolution", "pooling", "examples_first",
+)  # fmt: skip
 _OBJECTIVES = {"cross_entropy": 0, "mse": 1}
 #: What the objectives' metrics are called in `trainpilot.inner_tasks.objectives`.
 _METRICS = {"cross_entropy": "accuracy", "mse": "mean_absolute_error"}
-_Shape = tuple[int, ...]
-
-
-class UntranslatableError(Exception):
-    """The model, its data or its loss is not of the kind that this module knows."""
+#: Of `convolution.cpp`, in the order of `struct Program`.
+_CONVOLUTIONS = (
+    "trainpilot_forward", "trainpilot_backward", "trainpilot_pool", "trainpilot_pool_backward",
+)  # fmt: skip
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in ("kind", "inputs", "outputs", "weight", "bias", "relu", "vocabulary")
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("kind", "inputs", "outputs", "weight", "bias", "relu", "vocabulary")
+        ),
+        ("shape", ctypes.POINTER(KernelShape)),
     )
 
 
@@ -48,6 +54,7 @@ class _Program(ctypes.Structure):
         ("layers", ctypes.POINTER(_Layer)),
         ("objective", ctypes.c_int64),
         ("n_params", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("convolve", "convolve_back", "pool", "pool_back")),
     )
 
 
@@ -69,20 +76,11 @@ class _Training(ctypes.Structure):
     )
 
 
-class _Step(NamedTuple):
-    """A layer, and the shape of an example behind it."""
-
-    layer: _Layer
-    shape: _Shape
-
-
 class SequentialTrainer:
     """Trains and evaluates the runs of a task whose model is sequential.
 
-    Takes chains (`nn.Sequential`, nested or not) of `nn.Linear`, `nn.ReLU`, `nn.Tanh`,
-    `nn.GELU`, `nn.Flatten` and `nn.Identity`, with or without an `nn.Embedding` at the
-    beginning, all of whose parameters are trained, in float32 on the CPU, under the losses
-    "cross_entropy" and "mse".
+    The model is a chain of layers (`trainpilot.envs.chain`), the loss "cross_entropy" or "mse"; all
+    is float32 on the CPU.
 
     Args:
         task: names its loss (`objective_name`).
@@ -107,17 +105,19 @@ class SequentialTrainer:
         self._objective: str = objective
         with torch.random.fork_rng(devices=[]):
             model = task.make_model()
-        first = task.splits.train.inputs
-        steps = _steps(model, tuple(first.shape[1:]))
-        if not steps:
+        chain = chain_of(model, tuple(task.splits.train.inputs.shape[1:]))
+        if not chain:
             raise UntranslatableError("its model has no layer")
-        self._input_shape, self._output_shape = tuple(first.shape[1:]), steps[-1].shape
-        layers = _fused([step.layer for step in steps])
+        self._input_shape, self._output_shape = chain[0].inputs, chain[-1].outputs
+        layers = _fused(_with_orders(chain))
         # Embeddings read by number: one that does not exist would read someone else's memory.
-        self._vocabulary = layers[0].vocabulary if layers[0].kind == _EMBEDDING else None
+        self._vocabulary = chain[0].vocabulary if chain[0].kind == "embedding" else None
         self._layers = (_Layer * len(layers))(*layers)
         n_params = sum(parameter.numel() for parameter in model.parameters())
-        self._program = _Program(len(layers), self._layers, _OBJECTIVES[objective], n_params)
+        self._program = _Program(
+            *(len(layers), self._layers, _OBJECTIVES[objective], n_params),
+            *_convolutions(layers),
+        )
         self._train_split = self._checked(task.splits.train)
         self._observed = [self._checked(split) for split in observed]
 
@@ -202,73 +202,105 @@ def _within(tokens: Tensor, vocabulary: int) -> bool:
     return bool((tokens >= 0).all()) and bool((tokens < vocabulary).all())
 
 
-def _steps(model: nn.Module, shape: _Shape) -> list[_Step]:
-    """The layers in their order, with where their parameters lie."""
-    places: dict[int, int] = {}
-    offset = 0
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in places:
-            raise UntranslatableError(f"its parameter '{name}' stands at two places")
-        if not parameter.requires_grad or parameter.dtype != torch.float32:
-            raise UntranslatableError(f"its parameter '{name}' is frozen or not float32")
-        places[id(parameter)] = offset
-        offset += parameter.numel()
-    steps: list[_Step] = []
-    for module in _leaves(model):
-        step = _step(module, shape, places, is_first=not steps)
-        if step is not None:
-            steps.append(step)
-            shape = step.shape
-        elif type(module) is nn.Flatten:
-            shape = (math.prod(shape),)
-    return steps
+def _convolutions(layers: Iterable[_Layer]) -> list[int | None]:
+    """Addresses of the kernels for images, if a layer needs them."""
+    if not any(layer.shape for layer in layers):
+        return [None] * len(_CONVOLUTIONS)
+    library = load(CONVOLUTION_SOURCE)
+    if library is None:
+        raise UntranslatableError("no C++ compiler")
+    return [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _CONVOLUTIONS]
 
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    if is_plain(module, nn.Sequential):
-        for child in module:
-            yield from _leaves(child)
-    else:
-        yield module
+def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
+    """The chain without its flattening, but with a layer where the order in memory changes.
 
+    Convolutions have examples last, all others first.
+    """
+    result: list[ChainLayer] = []
+    examples_last = False
 
-def _step(
-    module: nn.Module, shape: _Shape, places: dict[int, int], *, is_first: bool
-) -> _Step | None:
-    """The layer for a module; None if examples pass it as they are."""
-    size = math.prod(shape)
-    if is_plain(module, nn.Identity):
-        return None
-    if is_plain(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
-        return None
-    if is_plain(module, nn.Linear) and shape == (module.in_features,):
-        bias = -1 if module.bias is None else places[id(module.bias)]
-        layer = _Layer(
-            _LINEAR, module.in_features, module.out_features, places[id(module.weight)], bias
-        )
-        return _Step(layer, (module.out_features,))
-    for kind, activation in ((_RELU, nn.ReLU), (_TANH, nn.Tanh), (_GELU, nn.GELU)):
-        exact = getattr(module, "approximate", "none") == "none"
-        if is_plain(module, activation) and exact and not is_first:
-            return _Step(_Layer(kind, size, size, -1, -1), shape)
-    if is_plain(module, nn.Embedding) and is_first and _is_simple(module):
-        vocabulary, width = module.weight.shape
-        layer = _Layer(_EMBEDDING, size, size * width, places[id(module.weight)], -1, 0, vocabulary)
-        return _Step(layer, (*shape, width))
-    raise UntranslatableError(f"its layer {type(module).__name__} has no kernel")
+    def put_first(shape: tuple[int, ...]) -> None:
+        nonlocal examples_last
+        if examples_last:
+            result.append(ChainLayer("examples_first", shape, shape))
+        examples_last = False
 
-
-def _is_simple(table: nn.Embedding) -> bool:
-    given: Sequence[Any] = (table.padding_idx, table.max_norm)
-    return all(value is None for value in given) and not table.scale_grad_by_freq
-
-
-def _fused(layers: list[_Layer]) -> list[_Layer]:
-    """Linear layers with the ReLU behind them in one."""
-    result: list[_Layer] = []
-    for layer in layers:
-        if layer.kind == _RELU and result and result[-1].kind == _LINEAR and not result[-1].relu:
-            result[-1].relu = 1
-        else:
-            result.append(layer)
+    for layer in chain:
+        if layer.kind == "flatten":
+            put_first(layer.inputs)
+            continue
+        if layer.kind in ("convolution", "pooling"):
+            if not examples_last and (result or layer.kind == "pooling"):
+                raise UntranslatableError(f"its {layer.kind} does not follow a convolution")
+            examples_last = True
+        result.append(layer)
+    put_first(chain[-1].outputs)
     return result
+
+
+def _fused(chain: list[ChainLayer]) -> list[_Layer]:
+    """The layers as C++ has them: those that are done in one are one."""
+    result: list[_Layer] = []
+    for place, layer in enumerate(chain):
+        before = result[-1] if result else None
+        if before is not None and _joins(before, layer):
+            continue
+        made = _Layer(
+            _KINDS.index(layer.kind),
+            math.prod(layer.inputs),
+            math.prod(layer.outputs),
+            -1 if layer.weight is None else layer.weight,
+            -1 if layer.bias is None else layer.bias,
+            0,
+            layer.vocabulary,
+        )
+        if layer.kind in ("convolution", "pooling"):
+            made.shape = ctypes.pointer(_kernel_shape(layer, examples_first=place == 0))
+        result.append(made)
+    return result
+
+
+def _joins(before: _Layer, layer: ChainLayer) -> bool:
+    """Make a layer part of the one before it, if there is a kernel for both in one."""
+    kind = _KINDS[before.kind]
+    if kind == "linear" and layer.kind == "relu" and not before.relu:
+        before.relu = 1
+        return True
+    if kind != "convolution":
+        return False
+    shape = before.shape.contents
+    unpooled = (shape.pool_height, shape.pool_width) == (1, 1)
+    if layer.kind == "relu" and unpooled and not shape.relu:
+        shape.relu = 1
+        return True
+    if layer.kind == "pooling" and unpooled and layer.kernel != (1, 1):
+        shape.pool_height, shape.pool_width = layer.kernel
+        shape.pooled_height, shape.pooled_width = layer.outputs[1:]
+        before.outputs = math.prod(layer.outputs)
+        return True
+    return False
+
+
+def _kernel_shape(layer: ChainLayer, *, examples_first: bool) -> KernelShape:
+    shape = KernelShape(
+        n_rows=1,
+        in_channels=layer.inputs[0],
+        in_height=layer.inputs[1],
+        in_width=layer.inputs[2],
+        out_channels=layer.outputs[0],
+        kernel_height=layer.kernel[0],
+        kernel_width=layer.kernel[1],
+        stride_height=layer.stride[0],
+        stride_width=layer.stride[1],
+        padding_height=layer.padding[0],
+        padding_width=layer.padding[1],
+        pool_height=1,
+        pool_width=1,
+        pooled_height=layer.outputs[1],
+        pooled_width=layer.outputs[2],
+        examples_first=examples_first,
+    )
+    if layer.kind == "pooling":
+        shape.pool_height, shape.pool_width = layer.kernel
+    return shape
