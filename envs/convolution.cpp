@@ -249,11 +249,6 @@ void backward_block(float* by_input, float* partial, float* bias_partial, const 
                 count * sizeof(float));
 }
 
-// Examples that are worked on together, beginning with `first`.
-int64_t block_lanes(const Shape& s, int64_t first) {
-  return s.n_examples - first <= LANES ? LANES : 2 * LANES;
-}
-
 void backward_run(float* by_input, float* by_weight, float* by_bias, const float* gradient,
                   const uint8_t* index, const float* input, const float* weight, const Shape& s,
                   Ahead& ahead) {

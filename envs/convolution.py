@@ -85,6 +85,10 @@ def _examples_first(output: Tensor) -> Tensor:
     return output[0].permute(3, 0, 1, 2)
 
 
+#: How the kernels' inputs may lie in memory: `enum Order` in the C++ files.
+EXAMPLES_LAST, EXAMPLES_FIRST, PACKED = range(3)
+
+
 class KernelShape(ctypes.Structure):
     """What `struct Shape` in the C++ file is."""
 
@@ -96,7 +100,7 @@ class KernelShape(ctypes.Structure):
             *("out_channels", "kernel_height", "kernel_width"),
             *("stride_height", "stride_width", "padding_height", "padding_width"),
             *("pool_height", "pool_width", "relu", "pooled_height", "pooled_width"),
-            "examples_first",
+            "order",
         )
     )
 
@@ -152,7 +156,7 @@ def _make_shape(
         *(weight.shape[1], *weight.shape[3:]),
         *(*stride, *padding, *pooling, relu),
         *_output_shape(inputs, weight, stride, padding, pooling)[2:4],
-        _are_examples_first(inputs),
+        EXAMPLES_FIRST if _are_examples_first(inputs) else EXAMPLES_LAST,
     )
 
 

@@ -11,6 +11,10 @@
 
 namespace {
 
+// How an input lies in memory: as all else does; (example, channel, row, column), as data come; or
+// as `pack` makes it, once for all who read it.
+enum Order : int64_t { EXAMPLES_LAST, EXAMPLES_FIRST, PACKED };
+
 // The order and the types are those of `KernelShape` in convolution.py.
 struct Shape {
   int64_t n_rows, input_stride, weight_stride, bias_stride;  // strides from run to run
@@ -20,7 +24,7 @@ struct Shape {
   int64_t pool_height, pool_width;  // pooling windows do not overlap; 1 x 1 without pooling
   int64_t relu;
   int64_t pooled_height, pooled_width;
-  int64_t examples_first;  // the input alone: (example, channel, row, column), as data come
+  int64_t order;  // of the input alone: an Order
 
   // Only the part of the convolution that some pooling window covers is ever computed.
   int64_t out_height() const { return pooled_height * pool_height; }
@@ -80,9 +84,10 @@ class Walk {
   int64_t x_ = 0, y_ = 0;
 };
 
-// `count` images one after the other, of `n_pixels` in all channels, to where `to` walks.
-void pack_examples_first(Walk to, int64_t lanes, const float* images, int64_t count,
-                         int64_t n_pixels) {
+// `count` images of `n_pixels` in all channels, one after the other or (unless null) those that
+// `chosen` numbers, to where `to` walks.
+void pack_examples_first(Walk to, int64_t lanes, const float* images, const int32_t* chosen,
+                         int64_t count, int64_t n_pixels) {
   for (int64_t p = 0; p < n_pixels; p += LANES) {
     int64_t n = std::min<int64_t>(LANES, n_pixels - p);
     float* pixels[LANES];
@@ -90,7 +95,9 @@ void pack_examples_first(Walk to, int64_t lanes, const float* images, int64_t co
     for (int64_t lane = 0; lane < lanes; lane += LANES) {
       Vec values[LANES];
       for (int64_t i = 0; i < LANES; i++)
-        values[i] = load(images + (lane + i) * n_pixels + p, lane + i < count ? n : 0);
+        values[i] = lane + i < count
+                        ? load(images + (chosen ? chosen[lane + i] : lane + i) * n_pixels + p, n)
+                        : Vec{};
       transpose(values);
       for (int64_t i = 0; i < n; i++) at(pixels[i] + lane) = values[i];
     }
@@ -106,34 +113,54 @@ void pack_examples_last(Walk to, int64_t lanes, const float* from, int64_t n_exa
   }
 }
 
-// Examples [first, first + lanes) of one run's input, zeros for the lanes beyond the last one and
-// for a border.
-Block pack_input(Buffer& packed, const float* input, const Shape& s, int64_t first, int64_t lanes,
-                 Border border) {
-  Pitch pitch(s.in_height + 2 * border.height, s.in_width + 2 * border.width);
-  packed.resize(s.in_channels * pitch.channel * lanes);
+// Examples that are worked on together, beginning with `first`.
+int64_t block_lanes(const Shape& s, int64_t first) {
+  return s.n_examples - first <= LANES ? LANES : 2 * LANES;
+}
+
+Border border_of(const Shape& s) { return {s.padding_height, s.padding_width}; }
+Pitch pitch_of(const Shape& s) {
+  return {s.in_height + 2 * s.padding_height, s.in_width + 2 * s.padding_width};
+}
+int64_t packed_size(const Shape& s, int64_t lanes) {
+  return s.in_channels * pitch_of(s).channel * lanes;
+}
+Block packed_block(const float* packed, const Shape& s, int64_t lanes) {
+  return {packed, pitch_of(s).channel * lanes, pitch_of(s).row * lanes, lanes};
+}
+
+// Examples [first, first + lanes) of one run's input, or of those that `chosen` numbers; zeros for
+// the lanes beyond the last one and for a border.
+void pack_block(float* packed, const float* input, const int32_t* chosen, const Shape& s,
+                int64_t first, int64_t lanes) {
+  const Border border = border_of(s);
   if (border.height || border.width)
-    std::memset(packed.data(), 0, packed.size() * sizeof(float));
-  Block block = {packed.data(), pitch.channel * lanes, pitch.row * lanes, lanes};
-  float* inside = packed.data() + border.height * block.row + border.width * lanes;
-  Walk walk(inside, block, s.in_height, s.in_width);
+    std::memset(packed, 0, packed_size(s, lanes) * sizeof(float));
+  Block block = packed_block(packed, s, lanes);
+  Walk walk(packed + border.height * block.row + border.width * lanes, block, s.in_height,
+            s.in_width);
   int64_t count = std::min(lanes, s.n_examples - first);
   int64_t n_pixels = s.in_channels * s.in_height * s.in_width;
-  if (s.examples_first)
-    pack_examples_first(walk, lanes, input + first * n_pixels, count, n_pixels);
+  if (chosen)
+    pack_examples_first(walk, lanes, input, chosen + first, count, n_pixels);
+  else if (s.order == EXAMPLES_FIRST)
+    pack_examples_first(walk, lanes, input + first * n_pixels, nullptr, count, n_pixels);
   else
     pack_examples_last(walk, lanes, input + first, s.n_examples, count, n_pixels);
-  return block;
 }
 
 // The input itself where it is such a block already.
 Block input_block(Buffer& packed, const float* input, const Shape& s, int64_t first,
                   int64_t lanes) {
-  Border border = {s.padding_height, s.padding_width};
-  if (s.n_examples == lanes && !s.examples_first && !border.height && !border.width &&
+  const Border border = border_of(s);
+  // All blocks before this one are whole.
+  if (s.order == PACKED) return packed_block(input + packed_size(s, first), s, lanes);
+  if (s.n_examples == lanes && s.order == EXAMPLES_LAST && !border.height && !border.width &&
       spreads(s.in_channels, s.in_height, s.in_width))
     return {input, s.in_height * s.in_width * lanes, s.in_width * lanes, lanes};
-  return pack_input(packed, input, s, first, lanes, border);
+  packed.resize(packed_size(s, lanes));
+  pack_block(packed.data(), input, nullptr, s, first, lanes);
+  return packed_block(packed.data(), s, lanes);
 }
 
 }  // namespace

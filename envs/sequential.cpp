@@ -12,9 +12,9 @@
 
 namespace {
 
-// EXAMPLES_FIRST: from (number, example), as convolutions give it, to (example, number).
+// TURN: from (number, example), as convolutions give it, to (example, number).
 enum Kind : int64_t {
-  LINEAR, RELU, TANH, GELU, EMBEDDING, CONVOLUTION, POOLING, EXAMPLES_FIRST
+  LINEAR, RELU, TANH, GELU, EMBEDDING, CONVOLUTION, POOLING, TURN
 };
 enum Objective : int64_t { CROSS_ENTROPY, SQUARED_ERROR };
 
@@ -85,8 +85,10 @@ class Pass {
     }
     transposed.resize(largest);
     outputs.resize(all);
-    inputs.resize(m * program.layers[0].inputs);
-    tokens.resize(program.layers[0].kind == EMBEDDING ? inputs.size() : 0);
+    const Layer& first = program.layers[0];
+    inputs.resize(m * first.inputs);
+    if (first.kind == EMBEDDING) tokens.resize(m * first.inputs);
+    if (first.kind == CONVOLUTION) inputs.resize(packed_size(shapes[0], whole_blocks(m)));
     no_bias.resize(widest);
     classes.resize(m);
     values.resize(m * last().outputs);
@@ -96,10 +98,15 @@ class Pass {
   // Takes the examples of these indices.
   void gather(const Data& data, const int32_t* indices) {
     const int64_t size = program.layers[0].inputs, target = last().outputs;
+    const int64_t kind = program.layers[0].kind;
+    if (kind == CONVOLUTION)
+      for (int64_t first = 0; first < m; first += block_lanes(shapes[0], first))
+        pack_block(inputs.data() + packed_size(shapes[0], first), (const float*)data.inputs,
+                   indices, shapes[0], first, block_lanes(shapes[0], first));
     for (int64_t i = 0; i < m; i++) {
-      if (program.layers[0].kind == EMBEDDING)
+      if (kind == EMBEDDING)
         copy((const int64_t*)data.inputs + indices[i] * size, size, tokens.data() + i * size);
-      else
+      else if (kind != CONVOLUTION)
         copy((const float*)data.inputs + indices[i] * size, size, inputs.data() + i * size);
       if (program.objective == CROSS_ENTROPY)
         classes[i] = ((const int64_t*)data.targets)[indices[i]];
@@ -136,7 +143,7 @@ class Pass {
                            layer.bias < 0 ? nullptr : parameters + layer.bias, &shapes[l]);
           break;
         case POOLING: program.pool(to, index(to), from, &shapes[l]); break;
-        case EXAMPLES_FIRST: transpose(from, layer.inputs, m, to, layer.inputs);
+        case TURN: transpose(from, layer.inputs, m, to, layer.inputs);
       }
       from = to;
       to += n;
@@ -200,7 +207,7 @@ class Pass {
           program.pool_back(next, delta, index(result), &shapes[l]);
           std::swap(deltas[0], deltas[1]);
           break;
-        case EXAMPLES_FIRST:
+        case TURN:
           transpose(delta, m, layer.inputs, next, m);
           std::swap(deltas[0], deltas[1]);
       }
@@ -219,9 +226,8 @@ class Pass {
   uint8_t* index(const float* output) { return maxima.data() + (output - outputs.data()); }
 
   const Layer& last() const { return program.layers[program.n_layers - 1]; }
-  static int64_t padded(const Layer& layer) {
-    return (layer.outputs + LANES - 1) / LANES * LANES;
-  }
+  static int64_t padded(const Layer& layer) { return whole_blocks(layer.outputs); }
+  static int64_t whole_blocks(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
   template <class T>
   static void copy(const T* from, int64_t n, T* to) {
     std::memcpy(to, from, n * sizeof(T));

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from trainpilot.envs.chain import ChainLayer, UntranslatableError, chain_of
+from trainpilot.envs.convolution import EXAMPLES_LAST, PACKED, KernelShape
 from trainpilot.envs.convolution import SOURCE as CONVOLUTION_SOURCE
-from trainpilot.envs.convolution import KernelShape
 from trainpilot.envs.hyperparameters import FloatArray
 from trainpilot.envs.native_code import load
 from trainpilot.envs.native_update import NativeUpdate
@@ -27,7 +27,7 @@ from trainpilot.inner_tasks.protocol import InnerTask, Split
 
 #: In the order of `enum Kind` in the C++ file.
 _KINDS = (
-    "linear", "relu", "tanh", "gelu", "embedding", "convolution", "pooling", "examples_first",
+    "linear", "relu", "tanh", "gelu", "embedding", "convolution", "pooling", "turn",
 )  # fmt: skip
 _OBJECTIVES = {"cross_entropy": 0, "mse": 1}
 #: What the objectives' metrics are called in `trainpilot.inner_tasks.objectives`.
@@ -223,7 +223,7 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
     def put_first(shape: tuple[int, ...]) -> None:
         nonlocal examples_last
         if examples_last:
-            result.append(ChainLayer("examples_first", shape, shape))
+            result.append(ChainLayer("turn", shape, shape))
         examples_last = False
 
     for layer in chain:
@@ -256,7 +256,9 @@ def _fused(chain: list[ChainLayer]) -> list[_Layer]:
             layer.vocabulary,
         )
         if layer.kind in ("convolution", "pooling"):
-            made.shape = ctypes.pointer(_kernel_shape(layer, examples_first=place == 0))
+            made.shape = ctypes.pointer(
+                _kernel_shape(layer, PACKED if place == 0 else EXAMPLES_LAST)
+            )
         result.append(made)
     return result
 
@@ -282,7 +284,7 @@ def _joins(before: _Layer, layer: ChainLayer) -> bool:
     return False
 
 
-def _kernel_shape(layer: ChainLayer, *, examples_first: bool) -> KernelShape:
+def _kernel_shape(layer: ChainLayer, order: int) -> KernelShape:
     shape = KernelShape(
         n_rows=1,
         in_channels=layer.inputs[0],
@@ -299,7 +301,7 @@ def _kernel_shape(layer: ChainLayer, *, examples_first: bool) -> KernelShape:
         pool_width=1,
         pooled_height=layer.outputs[1],
         pooled_width=layer.outputs[2],
-        examples_first=examples_first,
+        order=order,
     )
     if layer.kind == "pooling":
         shape.pool_height, shape.pool_width = layer.kernel
