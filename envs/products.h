@@ -9,7 +9,7 @@
 
 namespace {
 
-// c[i][j] = start[j] + sum over l of a(i, l) * b[l][j], then ReLU.
+// c[i][j] = start[j] or start[i] + sum over l of a(i, l) * b[l][j], then ReLU.
 struct Product {
   int64_t rows, columns, depth;
   const float* a;
@@ -19,7 +19,7 @@ struct Product {
   float* c;
   int64_t c_row;
   const float* start;  // or null for zeros
-  bool relu;
+  bool relu, start_by_row;
 };
 
 // ROWS x VECTORS accumulators; of the last vector only `last` lanes where CUT.
@@ -29,9 +29,11 @@ void multiply_tile(const Product& p, int64_t row, int64_t column, int64_t last) 
   Vec sum[ROWS][VECTORS];
 #pragma GCC unroll 16
   for (int j = 0; j < VECTORS; j++) {
-    Vec start = p.start ? load(p.start + column + j * LANES, lanes(j)) : Vec{};
+    const bool by_column = p.start && !p.start_by_row;
+    Vec start = by_column ? load(p.start + column + j * LANES, lanes(j)) : Vec{};
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) sum[i][j] = start;
+    for (int i = 0; i < ROWS; i++)
+      sum[i][j] = p.start && p.start_by_row ? splat(p.start[row + i]) : start;
   }
   const float* a = p.a + row * p.a_row;
   const float* b = p.b + column;

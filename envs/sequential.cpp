@@ -81,14 +81,14 @@ class Pass {
       shapes.push_back(layer.shape ? *layer.shape : Shape{});
       shapes.back().n_examples = m;
       if (layer.shape) maxima.resize(all);
-      if (layer.kind == LINEAR) largest = std::max(largest, layer.inputs * padded(layer));
+      if (layer.kind == LINEAR) largest = std::max(largest, scratch_of(layer));
     }
     transposed.resize(largest);
     outputs.resize(all);
     const Layer& first = program.layers[0];
     inputs.resize(m * first.inputs);
     if (first.kind == EMBEDDING) tokens.resize(m * first.inputs);
-    if (first.kind == CONVOLUTION) inputs.resize(packed_size(shapes[0], whole_blocks(m)));
+    if (first.kind == CONVOLUTION) inputs.resize(packed_size(shapes[0], whole_vectors(m)));
     no_bias.resize(widest);
     classes.resize(m);
     values.resize(m * last().outputs);
@@ -124,10 +124,7 @@ class Pass {
       const int64_t n = m * layer.outputs;
       switch (layer.kind) {
         case LINEAR:
-          transpose(weight, layer.outputs, layer.inputs, transposed.data(), padded(layer));
-          multiply({m, layer.outputs, layer.inputs, from, layer.inputs, 1, transposed.data(),
-                    padded(layer), to, layer.outputs,
-                    layer.bias < 0 ? nullptr : parameters + layer.bias, bool(layer.relu)});
+          linear(layer, weight, layer.bias < 0 ? nullptr : parameters + layer.bias, from, to);
           break;
         case RELU: map(to, n, [&](auto at) { auto x = at(from); return select(x < 0, Vec{}, x); }); break;
         case TANH: map(to, n, [&](auto at) { return hyperbolic_tangent(at(from)); }); break;
@@ -171,11 +168,13 @@ class Pass {
         case LINEAR:
           if (layer.relu) through_relu(delta, result, n, delta);
           multiply({layer.outputs, layer.inputs, m, delta, 1, layer.outputs, from, layer.inputs,
-                    gradient + layer.weight, layer.inputs, nullptr, false});
+                    gradient + layer.weight, layer.inputs, nullptr, false,
+                    false});
           if (layer.bias >= 0) sum_rows(delta, m, layer.outputs, gradient + layer.bias);
           if (l) {
             multiply({m, layer.inputs, layer.outputs, delta, layer.outputs, 1,
-                      parameters + layer.weight, layer.inputs, next, layer.inputs, nullptr, false});
+                      parameters + layer.weight, layer.inputs, next, layer.inputs, nullptr, false,
+                    false});
             std::swap(deltas[0], deltas[1]);
           }
           break;
@@ -226,8 +225,7 @@ class Pass {
   uint8_t* index(const float* output) { return maxima.data() + (output - outputs.data()); }
 
   const Layer& last() const { return program.layers[program.n_layers - 1]; }
-  static int64_t padded(const Layer& layer) { return whole_blocks(layer.outputs); }
-  static int64_t whole_blocks(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+  static int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
   template <class T>
   static void copy(const T* from, int64_t n, T* to) {
     std::memcpy(to, from, n * sizeof(T));
@@ -237,6 +235,32 @@ class Pass {
   static void map(float* to, int64_t n, F f) {
     for (int64_t i = 0; i < n; i += LANES)
       store(to + i, f([&](const float* p) { return load(p + i, n - i); }), n - i);
+  }
+
+  // Vectors want the numbers of a row of the second factor side by side, which takes turning over
+  // either the weight or the examples and the result: whichever is less.
+  void linear(const Layer& layer, const float* weight, const float* bias, const float* from,
+              float* to) {
+    const int64_t in = layer.inputs, out = layer.outputs;
+    float* scratch = transposed.data();
+    if (!turns_examples(layer)) {
+      transpose(weight, out, in, scratch, whole_vectors(out));
+      multiply({m, out, in, from, in, 1, scratch, whole_vectors(out), to, out, bias,
+                bool(layer.relu), false});
+      return;
+    }
+    float* turned = scratch + in * whole_vectors(m);
+    transpose(from, m, in, scratch, whole_vectors(m));
+    multiply({out, m, in, weight, in, 1, scratch, whole_vectors(m), turned, m, bias,
+              bool(layer.relu), true});
+    transpose(turned, out, m, to, out);
+  }
+  bool turns_examples(const Layer& layer) const {
+    return m * (layer.inputs + layer.outputs) < layer.inputs * layer.outputs;
+  }
+  int64_t scratch_of(const Layer& layer) const {
+    return turns_examples(layer) ? (layer.inputs + layer.outputs) * whole_vectors(m)
+                                 : layer.inputs * whole_vectors(layer.outputs);
   }
 
   double cross_entropy(float* gradient, double* metric) const {
