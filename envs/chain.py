@@ -98,8 +98,10 @@ class _Chain:
         for module in model.modules():
             if _is_hooked(module):
                 raise UntranslatableError(f"its {type(module).__name__} has a hook")
+        # A single layer would be followed into itself.
+        whole = nn.Sequential(model) if type(model) in _LAYERS else model
         try:
-            graph = fx.symbolic_trace(model)
+            graph = fx.symbolic_trace(whole)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UntranslatableError(f"its model cannot be traced ({reason})") from error

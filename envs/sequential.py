@@ -23,6 +23,7 @@ from trainpilot.envs.native_update import NativeUpdate
 from trainpilot.envs.schedule import STEP_SCALARS
 from trainpilot.envs.signals import UPDATE_SUMS, Evaluation
 from trainpilot.envs.trainer import Orders, RunState
+from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask, Split
 
 #: In the order of `enum Kind` in the C++ file.
@@ -118,7 +119,7 @@ class SequentialTrainer:
             *(len(layers), self._layers, _OBJECTIVES[objective], n_params),
             *_convolutions(layers),
         )
-        self._train_split = self._checked(task.splits.train)
+        self._train_split, *_ = [self._checked(split) for split in task.splits]
         self._observed = [self._checked(split) for split in observed]
 
     def _checked(self, split: Split) -> Split:
@@ -169,9 +170,15 @@ class SequentialTrainer:
         """Evaluate runs on a split.
 
         Raises:
-            UntranslatableError: if the split is not like the task's.
+            TrainpilotError: if the split is not like the task's.
         """
-        return self._evaluation(state, self._checked(split))
+        try:
+            checked = self._checked(split)
+        except UntranslatableError as error:
+            raise TrainpilotError(
+                f"a split must be like those of its task; given: {error}"
+            ) from error
+        return self._evaluation(state, checked)
 
     def evaluate_observed(self, state: RunState) -> tuple[Evaluation, Evaluation]:
         """Evaluate runs on the observed parts of `valid` and `outer_valid`."""

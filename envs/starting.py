@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from trainpilot.envs.chain import UntranslatableError
 from trainpilot.envs.compiling import OTHER_NUMBERS, missing_compiler
 from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.mapped import MappedTrainer
 from trainpilot.envs.native_update import native_update
-from trainpilot.envs.sequential import SequentialTrainer, UntranslatableError
+from trainpilot.envs.sequential import SequentialTrainer
 from trainpilot.envs.trainer import Orders, RunState, Trainer
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.protocol import InnerTask, Split

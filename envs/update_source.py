@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainpilot.envs.optimizers import (
     OPTIMIZER_NAMES,
     OPTIMIZERS,
     Moments,
+    Optimizer,
     UpdateContext,
     moment_names,
     moments_after,
@@ -39,6 +41,13 @@ def update_source(optimizers: Sequence[int]) -> str:
     Raises:
         UntranslatableError: if a formula does more than elementwise arithmetic.
     """
+    return _source(tuple((index, OPTIMIZERS[OPTIMIZER_NAMES[index]]) for index in optimizers))
+
+
+@functools.cache
+def _source(rules: tuple[tuple[int, Optimizer], ...]) -> str:
+    """For rules by their indices. Made once: following the formulas takes half a second."""
+    optimizers = [index for index, _ in rules]
     names = moment_names(optimizers)
     context = UpdateContext._fields[1:]
     columns = (f"constexpr int {name.upper()} = {i};" for i, name in enumerate(STEP_SCALARS))
@@ -57,7 +66,7 @@ def update_source(optimizers: Sequence[int]) -> str:
             + " {}",
             "};",
             "template <int OPTIMIZER> struct Rule;",
-            *(_rule(index, names, optimizers) for index in optimizers),
+            *(_rule(index, rule, names, optimizers) for index, rule in rules),
             "}  // namespace",
             f"#define FOR_EACH_OPTIMIZER(DO) {' '.join(f'DO({index})' for index in optimizers)}",
             "",
@@ -65,9 +74,8 @@ def update_source(optimizers: Sequence[int]) -> str:
     )
 
 
-def _rule(index: int, names: Sequence[str], optimizers: Sequence[int]) -> str:
+def _rule(index: int, rule: Optimizer, names: Sequence[str], optimizers: Sequence[int]) -> str:
     """How all moments change, and the direction of the one optimizer."""
-    rule = OPTIMIZERS[OPTIMIZER_NAMES[index]]
 
     def formulas(gradient: Tensor, *given: Tensor) -> list[Tensor]:
         n_scalars = len(UpdateContext._fields) - 1
@@ -83,7 +91,7 @@ def _rule(index: int, names: Sequence[str], optimizers: Sequence[int]) -> str:
         *(f"s.{name}" for name in UpdateContext._fields[1:]),
         *(f"before[{i}]" for i in range(len(names))),
     ]
-    lines, results = _translate(make_fx(formulas)(*torch.ones(len(inputs), 1)).graph, inputs)
+    lines, results = _translate(make_fx(formulas)(*torch.ones(len(inputs), 1, 1)).graph, inputs)
     after, (numerator, *square) = results[: len(names)], results[len(names) :]
     lines += [f"after[{i}] = {value};" for i, value in enumerate(after)]
     divisor = f" / (root({square[0]}) + splat({_literal(EPSILON)}))" if square else ""

@@ -41,16 +41,26 @@ def quadratic() -> TensorTask:
     )
 
 
-@pytest.fixture
-def moons() -> TensorTask:
-    """A small real training: two classes, 60 examples, an MLP with 34 parameters."""
+def _moons(name: str, activation: type[nn.Module]) -> TensorTask:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(100, 2, generator=generator)
     targets = (inputs[:, 0] * inputs[:, 1] > 0).long()
     return TensorTask(
-        "moons",
-        model=lambda: nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 2)),
+        name,
+        model=lambda: nn.Sequential(nn.Linear(2, 6), activation(), nn.Linear(6, 2)),
         inputs=inputs,
         targets=targets,
         micro_batch_size=10,
     )
+
+
+@pytest.fixture
+def moons() -> TensorTask:
+    """A small real training: two classes, 60 examples, an MLP with 34 parameters."""
+    return _moons("moons", nn.Tanh)
+
+
+@pytest.fixture
+def uncommon_moons() -> TensorTask:
+    """The same with a layer that kernels of our own do not know: it takes torch.compile."""
+    return _moons("uncommon_moons", nn.SiLU)

@@ -1,0 +1,330 @@
+"""The trainer in C++ against autograd and torch.optim, and which models it takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainpilot.envs import optimizers, update_source
+from trainpilot.envs.chain import UntranslatableError, chain_of
+from trainpilot.envs.engine import Engine
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.native_code import load
+from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES, Direction
+from trainpilot.inner_tasks import Split, Splits, TensorTask, TrainpilotError
+
+pytestmark = pytest.mark.skipif(load("sequential.cpp") is None, reason="no C++ compiler")
+
+OURS = "inner runs are trained by C++ of our own"
+ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.GELU, nn.Identity]
+
+
+def classification(model, inputs: Tensor, n_classes: int, micro_batch_size: int) -> TensorTask:
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(n_classes, (len(inputs),), generator=generator)
+    return TensorTask(
+        "chain", model=model, inputs=inputs, targets=targets, micro_batch_size=micro_batch_size
+    )
+
+
+def varied(n_runs: int, **settings) -> Hyperparameters:
+    """Every optimizer, with rates that do not amplify rounding."""
+    index = np.arange(n_runs) % len(OPTIMIZER_NAMES)
+    rates = 3e-3 * np.array(LEARNING_RATE_SCALES)[index]
+    full = Hyperparameters.full(n_runs, **settings)
+    return replace(full, optimizer=index, learning_rate=rates)
+
+
+def assert_trains_as_torch_does(task: TensorTask, n_steps: int = 6) -> None:
+    """Losses, signals, evaluations and weights of the two trainers."""
+    found = []
+    for compiled in (False, None):
+        engine = Engine(task, 5, n_micro_batches=n_steps, compiled=compiled, max_batch_size=2)
+        assert (engine.report == OURS) == (compiled is None), engine.report
+        engine.reset(range(5), range(5))
+        hyperparameters = replace(
+            varied(5, weight_decay=0.1), batch_size=np.array([1, 2, 1, 1, 2]),
+            gradient_clip=np.array([0.1, 1e9, 1e9, 0.5, 1e9]),
+        )  # fmt: skip
+        signals = engine.advance(hyperparameters, n_steps)
+        evaluations = [*engine.evaluate(), engine.evaluate_split(task.splits.test)]
+        numbers = [signals.train_loss, signals.gradient_norm, signals.update_norm]
+        numbers += [evaluation.loss for evaluation in evaluations]
+        found.append((numbers, engine.state_dict(4)))
+    for one, other in zip(found[0][0], found[1][0], strict=True):
+        np.testing.assert_allclose(other, one, rtol=2e-4, atol=1e-6)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    activations=st.lists(st.sampled_from(ACTIVATIONS), min_size=3, max_size=3),
+    bias=st.booleans(),
+    micro_batch_size=st.sampled_from([1, 3, 16, 20, 33]),
+)
+def test_multilayer_perceptrons(widths, activations, bias, micro_batch_size):
+    def model() -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for number, width in enumerate(widths):
+            before = 12 if number == 0 else widths[number - 1]
+            layers += [nn.Linear(before, width, bias=bias), activations[number]()]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], 3))
+
+    inputs = torch.randn(90, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert_trains_as_torch_does(classification(model, inputs, 3, micro_batch_size))
+
+
+class OwnForward(nn.Module):
+    """A CNN as people write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 6, 3)
+        self.head = nn.Linear(6 * 2 * 2, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = functional.max_pool2d(functional.relu(self.first(images)), 2)
+        return self.head(torch.flatten(self.second(images).tanh(), 1))
+
+
+CNNS = {
+    "relu_and_pooling": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 3)
+    ),
+    "pooling_alone": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 3, bias=False), nn.MaxPool2d(2), nn.Conv2d(3, 17, 2), nn.GELU(),
+        nn.MaxPool2d((2, 1)), nn.Flatten(), nn.Linear(34, 3),
+    ),
+    "stride_and_padding": lambda: nn.Sequential(
+        nn.Conv2d(2, 5, (3, 2), stride=2, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(100, 3)
+    ),
+    "own_forward": OwnForward,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("micro_batch_size", [5, 16, 40])
+@pytest.mark.parametrize("name", CNNS)
+def test_convolutional_networks(name, micro_batch_size):
+    inputs = torch.randn(120, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert_trains_as_torch_does(classification(CNNS[name], inputs, 3, micro_batch_size))
+
+
+def test_embeddings():
+    tokens = torch.randint(9, (90, 4), generator=torch.Generator().manual_seed(0))
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(12, 9), nn.Tanh())
+
+    assert_trains_as_torch_does(classification(model, tokens, 9, 10))
+
+
+def test_regression():
+    inputs = torch.randn(90, 5, generator=torch.Generator().manual_seed(0))
+    task = TensorTask(
+        "regression", loss="mse", inputs=inputs, targets=inputs[:, :2].sin(), micro_batch_size=10,
+        model=lambda: nn.Sequential(nn.Linear(5, 20), nn.ReLU(), nn.Linear(20, 2)),
+    )  # fmt: skip
+    assert_trains_as_torch_does(task)
+
+
+def test_it_is_a_plain_training_with_torch_optim(moons):
+    engine = Engine(moons, 1, n_micro_batches=60)
+    assert engine.report == OURS
+    engine.reset([0], [3])
+    given = engine.advance(Hyperparameters.full(1, learning_rate=0.01, weight_decay=0.1), 60)
+    torch.manual_seed(3)
+    model = moons.make_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    losses = []
+    for indices in engine._order[0]:
+        train = moons.splits.train
+        loss = functional.cross_entropy(model(train.inputs[indices]), train.targets[indices])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(given.train_loss[0], losses, rtol=1e-5)
+    torch.testing.assert_close(engine.state_dict(0), dict(model.state_dict()), rtol=1e-4, atol=1e-6)
+
+
+def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(moons):
+    curves = []
+    for n_runs, row in ((1, 0), (9, 7), (40, 33)):
+        engine = Engine(moons, n_runs, n_micro_batches=30)
+        assert engine.report == OURS
+        seeds = np.arange(n_runs) + 100
+        seeds[row] = 7
+        engine.reset(range(n_runs), seeds.tolist())
+        rates = np.full(n_runs, np.inf)  # neighbours that are not finite from their first step
+        rates[row] = 0.01
+        signals = engine.advance(replace(Hyperparameters.full(n_runs), learning_rate=rates), 30)
+        curves.append([signals.train_loss[row], engine.evaluate()[0].loss[row]])
+        assert np.isnan(signals.train_loss[np.arange(n_runs) != row, -1]).all()
+    for other in curves[1:]:
+        np.testing.assert_array_equal(other[0], curves[0][0])
+        assert other[1] == curves[0][1]
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU])
+def test_activations_have_the_precision_of_a_float(activation):
+    points = torch.cat([torch.linspace(-12, 12, 97), torch.tensor([1e-6, -1e-4, 0.02, 90, -300])])
+    split = Split(points[:, None], torch.full((len(points), 1), 3.0))
+    task = TensorTask(
+        "activation", loss="mse", splits=Splits(split, split, split, split), micro_batch_size=4,
+        model=lambda: nn.Sequential(activation(), nn.Linear(1, 1)),
+    )  # fmt: skip
+    engine = Engine(task, 1, n_micro_batches=1)
+    assert engine.report == OURS
+    model = task.make_model()
+    model.load_state_dict({"1.weight": torch.ones(1, 1), "1.bias": torch.zeros(1)})
+    engine._state.parameters[0, :2] = torch.tensor([1.0, 0.0])
+    for point in points:
+        one = Split(point.view(1, 1), torch.full((1, 1), 3.0))
+        expected = functional.mse_loss(model(one.inputs), one.targets).item()
+        assert engine.evaluate_split(one).loss[0] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_a_class_that_does_not_exist_gives_nan(moons):
+    engine = Engine(moons, 1, n_micro_batches=1)
+    test = moons.splits.test
+    odd = Split(test.inputs, torch.full_like(test.targets, 2))
+    assert np.isnan(engine.evaluate_split(odd).loss[0])
+
+
+def test_a_token_that_does_not_exist_is_refused():
+    tokens = torch.randint(9, (90, 4), generator=torch.Generator().manual_seed(0))
+    task = classification(
+        lambda: nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(12, 9)), tokens, 9, 10
+    )
+    engine = Engine(task, 1, n_micro_batches=1)
+    with pytest.raises(TrainpilotError, match="tokens lie outside of 0 to 8"):
+        engine.evaluate_split(Split(tokens + 1, task.splits.train.targets))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.linear(inputs)
+
+
+class Modal(nn.Module):
+    """Something else in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.linear(inputs)
+        return outputs.tanh() if self.training else outputs
+
+
+def hooked() -> nn.Module:
+    model = nn.Linear(3, 2)
+    model.register_forward_hook(lambda *_: None)
+    return model
+
+
+class Repeating(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(self.linear(inputs).relu())
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    return model
+
+
+def frozen() -> nn.Module:
+    return nn.Linear(3, 2).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Residual, "'linear' is no link|'add' is no link"),
+        (Modal, "something else in evaluation"),
+        (hooked, "has a hook"),
+        (Repeating, "used twice"),
+        (tied, "stands at two places"),
+        (frozen, "is frozen"),
+        (lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout()), "Dropout.* has no kernel"),
+        (lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), "has buffers"),
+        (lambda: nn.Sequential(nn.Linear(3, 2), nn.GELU("tanh")), "GELU.* has no kernel"),
+        (lambda: nn.Sequential(nn.Flatten(0), nn.Linear(3, 2)), "Flatten.* has no kernel"),
+        (lambda: nn.Linear(4, 2), "Linear.* has no kernel"),
+        (lambda: nn.Linear(3, 2**17), "Linear.* has no kernel"),
+        (lambda: nn.Linear(3, 2).double(), "not float32"),
+    ],
+)
+def test_other_models_are_left_to_torch(model, reason):
+    with pytest.raises(UntranslatableError, match=reason):
+        chain_of(model(), (3,))
+
+
+def test_other_losses_are_left_to_torch(moons):
+    task = TensorTask(
+        "own_loss", model=moons.make_model, splits=moons.splits, micro_batch_size=10,
+        loss=functional.cross_entropy,
+    )  # fmt: skip
+    report = Engine(task, 1, n_micro_batches=1).report
+    assert report.startswith("inner steps are not compiled: C++ of our own does not cover the task")
+    assert "its loss is a function of its own" in report
+
+
+def test_wrong_numbers_are_found_out(moons, monkeypatch):
+    # A task that says one thing of its loss and does another.
+    moons._objective = moons._objective._replace(
+        loss=lambda outputs, targets: functional.cross_entropy(1.1 * outputs, targets)
+    )
+    with pytest.warns(UserWarning, match=r"C\+\+ of our own is not used"):
+        engine = Engine(moons, 1, n_micro_batches=4)
+    assert engine.report != OURS
+
+
+def own_rule(numerator):
+    """SGD's entry with another direction."""
+    return optimizers.OPTIMIZERS["sgd"]._replace(
+        direction=lambda before, after, context: Direction(numerator(context.gradient))
+    )
+
+
+def test_an_optimizer_of_ones_own_is_translated(moons, monkeypatch):
+    def halved(gradient: Tensor) -> Tensor:
+        return gradient / (2 + (1 - gradient.sign() * gradient))
+
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "sgd", own_rule(halved))
+    curves = []
+    for compiled in (False, None):
+        engine = Engine(moons, 1, n_micro_batches=20, compiled=compiled)
+        assert (engine.report == OURS) == (compiled is None)
+        engine.reset([0], [0])
+        sgd = Hyperparameters.full(1, optimizer="sgd", learning_rate=0.5)
+        curves.append(engine.advance(sgd, 20).train_loss)
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
+    assert curves[0][0, -1] < curves[0][0, 0]
+
+
+def test_an_optimizer_without_translation_is_left_to_torch(moons, monkeypatch):
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "sgd", own_rule(lambda gradient: gradient.cumsum(1)))
+    with pytest.raises(update_source.UntranslatableError, match="cumsum"):
+        update_source.update_source([0])
+    report = Engine(moons, 1, n_micro_batches=1).report
+    assert report.startswith("inner steps are not compiled")
