@@ -24,7 +24,7 @@ from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.protocol import InnerTask
 
-#: Below this many decisions, compiling takes longer than it saves.
+#: Below this many decisions, torch.compile takes longer than it saves.
 _WORTH_COMPILING = 15_000
 
 CHECKPOINT = Path("checkpoints") / "latest.zip"
@@ -45,8 +45,8 @@ def make_groups(
     Returns:
         The groups, which must be closed in the end, and the level of each task's reference.
     """
-    if env.compiled is None:
-        env.compiled = agent.total_decisions >= _WORTH_COMPILING
+    if env.compiled is None and agent.total_decisions >= _WORTH_COMPILING:
+        env.compiled = True
     measure = agent.normalise_by_reference
     specs = [
         GroupSpec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from contextlib import closing
 from importlib.metadata import version
 from itertools import count
@@ -51,7 +52,7 @@ def train(config: TrainConfig) -> None:
             _set_aside(folder)
             write_json(folder / IDENTITY, identity)
             write_json(references, levels)
-        _learn(agent, config, folder)
+        _learn(agent, config, folder, groups.reports)
     path = folder / "policy.safetensors"
     save_policy(
         path,
@@ -63,16 +64,16 @@ def train(config: TrainConfig) -> None:
     say(f"learned from {agent.num_timesteps:,} decisions; the policy is {path}")
 
 
-def _learn(agent: PPO, config: TrainConfig, folder: Path) -> None:
+def _learn(agent: PPO, config: TrainConfig, folder: Path, reports: dict[str, str]) -> None:
     """Let the agent learn, and tell the user where things stand."""
     n_workers = config.agent.n_workers
-    workers = f"in {n_workers} worker{'s' * (n_workers > 1)}, " if n_workers else ""
+    workers = f" in {n_workers} worker{'s' * (n_workers > 1)}" if n_workers else ""
     say(
         f"meta-training on {len(config.suite.tasks)} tasks, {config.agent.runs_per_task} inner "
-        f"runs each, {workers}"
-        f"inner steps {'compiled' if config.env.compiled else 'not compiled'}; "
-        f"curves: tensorboard --logdir {folder / 'tensorboard'}"
+        f"runs each{workers}; curves: tensorboard --logdir {folder / 'tensorboard'}"
     )
+    for report, n_tasks in Counter(reports.values()).items():
+        say(f"{n_tasks} task{'s' * (n_tasks > 1)}: {report}")
     try:
         learn(agent, config.agent, folder, resumed=config.resume)
     except KeyboardInterrupt:

@@ -126,9 +126,10 @@ class EnvConfig:
         micro_batches_per_decision: inner steps between two decisions, at least 1.
         evaluation_size: most examples of `valid` and of `outer_valid` used after each
             decision, at least 1.
-        compiled: compile the inner step: some ten seconds at the start of each task, then
-            several times faster. None: meta-training compiles when it is long enough to pay,
-            nothing else does.
+        compiled: True for the fastest way to train: common layers by C++ of our own, other
+            models by torch.compile, which takes some ten seconds at the start of each task.
+            None for the same, but torch.compile only in a meta-training that is long enough.
+            False for plain operations of torch.
         optimizers: those that runs may use; the moments of each take memory and time.
         mixed_precision: run inner models in bfloat16 where `torch.autocast` holds that safe.
         device: where inner runs live, "cpu" or "cuda".

@@ -47,12 +47,14 @@ class Groups(Protocol):
         config: of the first group.
         task_names: name of each row's task, `n_rows` of them.
         levels: level of each task's reference, where it is known, by task.
+        reports: how the runs of each task are trained, and why so, by task.
     """
 
     actions: ActionSpec
     config: EnvConfig
     task_names: list[str]
     levels: dict[str, float]
+    reports: dict[str, str]
 
     def reset(self, seeds: IntArray) -> Start:
         """Start every row anew.

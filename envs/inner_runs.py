@@ -112,7 +112,7 @@ class InnerRuns:
             evaluation_size=config.evaluation_size,
             optimizers=config.optimizers,
             max_batch_size=config.bounds.batch_size_high,
-            compiled=bool(config.compiled),
+            compiled=config.compiled,
             mixed_precision=config.mixed_precision,
             device=config.device,
         )

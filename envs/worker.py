@@ -33,6 +33,7 @@ class Worker:
         require(len(specs) > 0, "a worker must hold at least one group", "none")
         self.groups: list[InnerRuns] = []
         self.levels: dict[str, float] = {}
+        self.reports: dict[str, str] = {}
         for spec in specs:
             self.groups.append(self._make(spec))
             if on_ready is not None:
@@ -43,6 +44,7 @@ class Worker:
 
     def _make(self, spec: GroupSpec) -> InnerRuns:
         runs = InnerRuns(spec.task, spec.n_rows, spec.config)
+        self.reports[spec.task.name] = runs.engine.report
         known = spec.reference
         if known is None and spec.measure:
             known = measure_reference(runs).final_level

@@ -75,6 +75,7 @@ class WorkerPool:
         self.levels = {
             spec.task.name: spec.reference for spec in specs if spec.reference is not None
         }
+        self.reports: dict[str, str] = {}
         self.workers: list[WorkerProcess] = []
         self._closed = False
         shared = SharedRows(len(self.task_names), len(self.actions.heads))
@@ -96,8 +97,9 @@ class WorkerPool:
         self._finish()
         for worker in self.workers:
             worker.give_job()
-        for levels in self._finish(on_ready):
+        for levels, reports in self._finish(on_ready):
             self.levels |= levels
+            self.reports |= reports
         # A task that is divided was measured in one of its parts.
         self._command("set_references", self.levels)
 
