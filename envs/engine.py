@@ -116,6 +116,7 @@ class Engine:
             setting, compiled, self._first_trial(tile), self._varied_trial(tile)
         )
         self.reset(range(n_runs), [0] * n_runs)
+        self.evaluate()
 
     def _new_state(self) -> RunState:
         def zeros() -> Tensor:
@@ -271,10 +272,21 @@ class Engine:
         keys = np.pad(step_keys(self._seeds, self._position, n_steps), padding)
         return Orders(indices, scalars, keys), plan
 
-    def evaluate(self) -> tuple[Evaluation, Evaluation]:
-        """Evaluate every run on the observed parts of `valid` and `outer_valid`."""
-        valid, outer_valid = self._trainer.evaluate_observed(self._state)
-        return valid.first(self.n_runs), outer_valid.first(self.n_runs)
+    def evaluate(self, rows: Sequence[int] | None = None) -> tuple[Evaluation, Evaluation]:
+        """Evaluate every run on the observed parts of `valid` and `outer_valid`.
+
+        Args:
+            rows: only these need to be evaluated anew since the last time (default: all).
+        """
+        if rows is None or len(rows) == self.n_runs or not self._trainer.takes_any_rows:
+            valid, outer_valid = self._trainer.evaluate_observed(self._state)
+            self._evaluated = valid.first(self.n_runs), outer_valid.first(self.n_runs)
+        else:
+            anew = self._trainer.evaluate_observed(self._state.chosen(rows))
+            pairs = zip(self._evaluated, anew, strict=True)
+            valid, outer_valid = (before.replaced(rows, after) for before, after in pairs)
+            self._evaluated = valid, outer_valid
+        return self._evaluated
 
     def evaluate_split(self, split: Split) -> Evaluation:
         """Evaluate every run on a split, in evaluation mode."""

@@ -181,7 +181,7 @@ class InnerRuns:
         chosen = np.zeros(self.n_runs, dtype=bool)
         chosen[list(rows)] = True
         self.hyperparameters = _put(self.hyperparameters, rows, starts)
-        valid, outer_valid = self.engine.evaluate()
+        valid, outer_valid = self.engine.evaluate(rows)
         self._start_valid = np.where(chosen, valid.loss, self._start_valid)
         self._start_outer = np.where(chosen, outer_valid.loss, self._start_outer)
         self._level = np.where(chosen, level(outer_valid.loss, outer_valid.loss), self._level)

@@ -39,6 +39,8 @@ class MappedTrainer:
             mapped.
     """
 
+    takes_any_rows = False
+
     def __init__(
         self,
         task: InnerTask,

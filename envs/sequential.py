@@ -92,6 +92,8 @@ class SequentialTrainer:
         UntranslatableError: if the task is of another kind.
     """
 
+    takes_any_rows = True
+
     def __init__(
         self, task: InnerTask, update: NativeUpdate, observed: tuple[Split, Split]
     ) -> None:

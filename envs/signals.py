@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,17 @@ class Evaluation(NamedTuple):
         return Evaluation(
             self.loss[:n_runs], {name: value[:n_runs] for name, value in self.metrics.items()}
         )
+
+    def replaced(self, rows: Sequence[int], by: Evaluation) -> Evaluation:
+        """A copy with other numbers in some rows, one for each of them."""
+
+        def put(values: FloatArray, others: FloatArray) -> FloatArray:
+            result = values.copy()
+            result[list(rows)] = others
+            return result
+
+        metrics = {name: put(value, by.metrics[name]) for name, value in self.metrics.items()}
+        return Evaluation(put(self.loss, by.loss), metrics)
 
 
 class StepSums(NamedTuple):

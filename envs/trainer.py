@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -39,6 +40,16 @@ class RunState(NamedTuple):
             {name: value[rows] for name, value in self.buffers.items()},
         )
 
+    def chosen(self, rows: Sequence[int]) -> RunState:
+        """Any of the runs, copied."""
+        places = list(rows)
+        return RunState(
+            self.parameters[places],
+            [moment[places] for moment in self.moments],
+            None if self.accumulated is None else self.accumulated[places],
+            {name: value[places] for name, value in self.buffers.items()},
+        )
+
     def copied(self) -> RunState:
         """A copy."""
         return RunState(
@@ -68,7 +79,13 @@ class Orders(NamedTuple):
 
 
 class Trainer(Protocol):
-    """Trains and evaluates the runs of a task."""
+    """Trains and evaluates the runs of a task.
+
+    Attributes:
+        takes_any_rows: whether it takes any number of runs, or always as many.
+    """
+
+    takes_any_rows: bool
 
     def train(self, state: RunState, orders: Orders) -> FloatArray:
         """Train runs on their next micro-batches; gives `StepSums`, `(8, n_rows, n_steps)`."""

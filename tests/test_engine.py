@@ -324,3 +324,18 @@ def test_a_single_row_of_several_blocks_compiles():
         engine.reset([0], [3])
         curves.append(engine.advance(Hyperparameters.full(n_runs), 5).train_loss[0])
     np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, None])
+def test_some_rows_can_be_evaluated_anew(moons, compiled):
+    engine = Engine(moons, 4, n_micro_batches=10, compiled=compiled)
+    engine.reset(range(4), range(4))
+    engine.advance(Hyperparameters.full(4, learning_rate=0.1), 10)
+    before = engine.evaluate()
+    engine.reset([2, 0], [9, 8])
+    found, whole = engine.evaluate([2, 0]), engine.evaluate()
+    for one, other, old in zip(found, whole, before, strict=True):
+        np.testing.assert_array_equal(one.loss, other.loss)
+        np.testing.assert_array_equal(one.metrics["accuracy"], other.metrics["accuracy"])
+        np.testing.assert_array_equal(one.loss[[1, 3]], old.loss[[1, 3]])
+        assert (one.loss[[0, 2]] != old.loss[[0, 2]]).all()
