@@ -39,6 +39,9 @@ _CONVOLUTIONS = (
 )  # fmt: skip
 
 
+_STEPS_AT_ONCE = 500
+
+
 class _Layer(ctypes.Structure):
     _fields_ = (
         *(
@@ -148,6 +151,15 @@ class SequentialTrainer:
 
     def train(self, state: RunState, orders: Orders) -> FloatArray:
         """Train runs on their next micro-batches; gives `StepSums`, `(8, n_rows, n_steps)`."""
+        n_rows, n_steps, _ = orders.indices.shape
+        # Some runs at a time: Python listens to Ctrl-C in between.
+        at_once = max(1, _STEPS_AT_ONCE // n_steps)
+        parts = [slice(first, first + at_once) for first in range(0, n_rows, at_once)]
+        return np.concatenate(
+            [self._train_some(state.rows(part), orders.rows(part)) for part in parts], axis=1
+        )
+
+    def _train_some(self, state: RunState, orders: Orders) -> FloatArray:
         indices = orders.indices.contiguous()
         n_rows, n_steps, n_examples = indices.shape
         scalars = np.ascontiguousarray(orders.scalars, dtype=np.float32)
