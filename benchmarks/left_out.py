@@ -103,5 +103,5 @@ def _check_trains_alike(engine: Engine, update: NativeUpdate) -> None:
 
     train()
     with_update(engine, update, train)()
-    if not torch.allclose(*weights, rtol=1e-4, atol=1e-5):
+    if not torch.allclose(weights[0], weights[1], rtol=1e-4, atol=1e-5):
         raise RuntimeError("without the sums, runs are trained differently")
