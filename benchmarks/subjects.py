@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -87,6 +88,22 @@ SUBJECTS: dict[str, Callable[[], InnerTask]] = {
     "charlm": docstrings_mlp,
     "transformer": sequences,
 }
+
+
+def variants(n_tasks: int, activation: Callable[[], nn.Module] = nn.ReLU) -> list[InnerTask]:
+    """Digits with MLPs of different widths: none can use what another has compiled."""
+    splits = digits_mlp().splits
+
+    def model(width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(64, width), activation(), nn.Linear(width, 32), activation(),
+            nn.Linear(32, 10),
+        )  # fmt: skip
+
+    return [
+        TensorTask(f"digits_{width}", model=functools.partial(model, width), splits=splits)
+        for width in range(16, 16 + n_tasks)
+    ]
 
 
 def plain_loop(task: InnerTask) -> Callable[[int], None]:
