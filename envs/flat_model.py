@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainpilot.envs.fast_forms import fast_forms
+from trainpilot.envs.initial_weights import InitialWeights
 from trainpilot.envs.mappable import KEY, KeyedDropout, make_mappable
 from trainpilot.envs.trainer import Buffers
 from trainpilot.inner_tasks.errors import TrainpilotError
@@ -49,8 +50,8 @@ class FlatModel:
     """
 
     def __init__(self, task: InnerTask, *, mixed_precision: bool = False) -> None:
-        self._task = task
         self._mixed_precision = mixed_precision
+        self._initial_weights = InitialWeights(task)
         model = self._new_model(0).train()
         self._shapes = {
             name: parameter.shape
@@ -93,15 +94,13 @@ class FlatModel:
         others: list[Buffers] = []
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for row, seed in enumerate(seeds):
-                torch.default_generator.manual_seed(seed)
-                model = self._task.make_model()
+                model = self._initial_weights.model(seed)
                 parameters = dict(model.named_parameters())
                 trainable = [parameters.pop(name).flatten() for name in self._shapes]
                 torch.cat(trainable, out=flat[row, : self.n_params])
-                others.append(parameters | dict(model.named_buffers()))
-        return flat, {
-            name: torch.stack([other[name].detach() for other in others]) for name in others[0]
-        }
+                rest = parameters | dict(model.named_buffers())
+                others.append({name: value.clone() for name, value in rest.items()})
+        return flat, {name: torch.stack([other[name] for other in others]) for name in others[0]}
 
     def parts(self, flat: Tensor) -> list[Tensor]:
         """The parameters, `(n_rows, *shape)` each, as views of `(n_rows, width)`."""
@@ -142,8 +141,7 @@ class FlatModel:
 
     def _new_model(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return self._task.make_model()
+            return copy.deepcopy(self._initial_weights.model(seed))
 
     def _named(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self._shapes, parts, strict=True))

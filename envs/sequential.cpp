@@ -310,6 +310,7 @@ class Pass {
 // Trains every run on its next micro-batches.
 extern "C" void trainpilot_train(const Program* program, const Data* data, const Training* given) {
   const Training& t = *given;
+  DenormalsAreZeros mode;
   Pass pass(*program, t.n_examples);
   std::vector<float> gradient(program->n_params);
   float* gradients[1] = {gradient.data()};
@@ -338,6 +339,7 @@ extern "C" void trainpilot_evaluate(const Program* program, const Data* data, in
                                     const float* parameters, int64_t n_rows, int64_t width,
                                     double* results) {
   constexpr int64_t AT_ONCE = 128;
+  DenormalsAreZeros mode;
   std::vector<int32_t> indices(n_examples);
   for (int64_t i = 0; i < n_examples; i++) indices[i] = i;
   std::fill(results, results + 2 * n_rows, 0.0);

@@ -175,5 +175,6 @@ void step_row(const Update& u, int64_t run) {
 }  // namespace
 
 extern "C" void trainpilot_update(const Update* update) {
+  DenormalsAreZeros mode;
   for (int64_t run = 0; run < update->n_rows; run++) step_row(*update, run);
 }

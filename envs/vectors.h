@@ -8,6 +8,8 @@
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__SSE__)
+#include <xmmintrin.h>
 #endif
 
 namespace {
@@ -156,5 +158,18 @@ inline __attribute__((always_inline)) void transpose(Vec (&vectors)[LANES]) {
     unrolled<LANES>([&](auto i) { vectors[i] = mixed[i]; });
   }
 }
+
+// As long as it lives, numbers too small for full precision are zeros. Moments that fade end among
+// them, where arithmetic is many times slower (measured: whole steps two to three times).
+class DenormalsAreZeros {
+#if defined(__SSE__)
+ public:
+  DenormalsAreZeros() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~DenormalsAreZeros() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+#endif
+};
 
 }  // namespace

@@ -11,6 +11,7 @@ from torch import nn
 
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.evaluating import observed_sample
+from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.inner_tasks import Split, Splits, TensorTask, TrainpilotError
 
@@ -339,3 +340,51 @@ def test_some_rows_can_be_evaluated_anew(moons, compiled):
         np.testing.assert_array_equal(one.metrics["accuracy"], other.metrics["accuracy"])
         np.testing.assert_array_equal(one.loss[[1, 3]], old.loss[[1, 3]])
         assert (one.loss[[0, 2]] != old.loss[[0, 2]]).all()
+
+
+class Rescaled(nn.Linear):
+    """Weights that are drawn once more after the layer's own."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        with torch.no_grad():
+            self.weight.normal_(std=0.1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+        Rescaled,
+        lambda: nn.Sequential(nn.Embedding(3, 4), nn.LSTM(4, 2)),
+    ],
+)
+def test_initial_weights_are_those_of_the_seed(model):
+    task = TensorTask(
+        "initial", model=model, inputs=torch.zeros(40, 3), targets=torch.zeros(40).long(),
+        micro_batch_size=4,
+    )  # fmt: skip
+    flat_model = FlatModel(task)
+    state = torch.get_rng_state()
+    flat, buffers = flat_model.initial_states([7, 3, 7])
+    assert torch.equal(torch.get_rng_state(), state)
+    for row, seed in enumerate([7, 3, 7]):
+        torch.manual_seed(seed)
+        expected = model().state_dict()
+        own = {name: value[row] for name, value in buffers.items()}
+        found = flat_model.state_dict(flat[row], own)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["moons", "uncommon_moons"])
+def test_numbers_too_small_are_zeros_and_the_mode_is_left_as_it_was(name, request):
+    engine = Engine(request.getfixturevalue(name), 2, n_micro_batches=2000)
+    engine.reset(range(2), range(2))
+    # Clipped to less than a float holds in full.
+    still = Hyperparameters.full(2, learning_rate=0.0, gradient_clip=1e-38)
+    engine.advance(still, 2000)
+    for moment in engine._state.moments:
+        small = moment[(moment != 0) & (moment.abs() < 1.17e-38)]
+        assert len(small) == 0
+    assert (torch.tensor(4e-39) * 0.5).item() > 0
