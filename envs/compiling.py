@@ -13,7 +13,10 @@ from typing import Any, cast
 import torch
 import torch._inductor
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 TensorFunction = Callable[..., Sequence[Tensor]]
 
@@ -53,7 +56,11 @@ def compile_function(function: TensorFunction, examples: Sequence[Tensor]) -> Te
             if node.op == "placeholder":
                 node.meta.clear()
         inputs: list[Any] = [example.clone() for example in examples]
-        return cast("TensorFunction", torch._inductor.compile(graph, inputs, options=_OPTIONS))
+        # Without an environment of shapes, inductor keeps nothing for the next process.
+        mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+        with tracing(TracingContext(mode)):
+            compiled = torch._inductor.compile(graph, inputs, options=_OPTIONS)
+        return cast("TensorFunction", compiled)
 
 
 def compile_checked(
