@@ -18,10 +18,10 @@ import torch
 from engines import STEPS, mixed
 
 from trainpilot.envs import native_code
+from trainpilot.envs.chain_trainer import ChainTrainer
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.native_update import NativeUpdate
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
-from trainpilot.envs.sequential import SequentialTrainer
 from trainpilot.envs.update_source import update_source
 
 _FOLDER = Path(native_code.__file__).parent
@@ -75,7 +75,7 @@ def with_update(
 
 
 def _changed(engine: Engine, left_out: Sequence[str]) -> NativeUpdate:
-    if not isinstance(engine._trainer, SequentialTrainer):
+    if not isinstance(engine._trainer, ChainTrainer):
         raise RuntimeError(f"its update is part of no chain: {engine.report}")
     text = (_FOLDER / "update.cpp").read_text()
     for part in left_out:

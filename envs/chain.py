@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from trainpilot.envs.fast_forms import covers_convolution, covers_pooling, padding_of, pair
+from trainpilot.envs.fast_forms import (
+    covers_convolution,
+    covers_pooling,
+    is_hooked,
+    padding_of,
+    pair,
+)
+from trainpilot.envs.native_code import UntranslatableError
 
 Shape = tuple[int, ...]
 
 #: Numbers in a linear layer's weight, at most; libraries are faster at larger ones (measured:
 #: at 512 x 512 as fast, at 1024 x 1024 twice).
 LARGEST_WEIGHT = 2**18
-
-
-class UntranslatableError(Exception):
-    """A model, its data or its loss is not of the kind that kernels of our own know."""
 
 
 class ChainLayer(NamedTuple):
@@ -64,9 +68,9 @@ def chain_of(model: nn.Module, inputs: Shape) -> list[ChainLayer]:
         UntranslatableError: if it is no such chain, or a layer is unknown.
     """
     places = _places(model)
-    training, evaluation = (
-        _Chain(model.train(mode), places, inputs).layers for mode in (True, False)
-    )
+    mode = model.training
+    training, evaluation = (_Chain(model.train(m), places, inputs).layers for m in (True, False))
+    model.train(mode)
     if training != evaluation:
         raise UntranslatableError("its model does something else in evaluation")
     return training
@@ -96,8 +100,10 @@ class _Chain:
         self._shape = inputs
         self.layers: list[ChainLayer] = []
         for module in model.modules():
-            if _is_hooked(module):
-                raise UntranslatableError(f"its {type(module).__name__} has a hook")
+            if is_hooked(module):
+                raise UntranslatableError(
+                    f"its {type(module).__name__} has a hook or a forward of its own"
+                )
         # A single layer would be followed into itself.
         whole = nn.Sequential(model) if type(model) in _LAYERS else model
         try:
@@ -106,15 +112,24 @@ class _Chain:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UntranslatableError(f"its model cannot be traced ({reason})") from error
         last: fx.Node | None = None
+        # Nodes that ask for the number of examples, as in `x.view(x.size(0), -1)`.
+        counts: set[fx.Node] = set()
         for node in graph.graph.nodes:
             if last is None:
                 last = node
                 continue
-            given = list(node.all_input_nodes)
-            if given != [last] or len(last.users) != 1 or node.args[:1] != (last,):
+            if _counts_examples(node, counts):
+                counts.add(node)
+                continue
+            given = [other for other in node.all_input_nodes if other not in counts]
+            users = [other for other in last.users if not _counts_examples(other, counts)]
+            if given != [last] or len(users) != 1 or node.args[:1] != (last,):
                 raise UntranslatableError(f"its '{node.name}' is no link of a chain")
             if node.op != "output":
-                self._follow(graph, node)
+                try:
+                    self._follow(graph, node)
+                except (TypeError, ValueError, IndexError) as error:
+                    raise UntranslatableError(f"its '{node.name}' has no kernel") from error
             last = node
 
     def _follow(self, graph: fx.GraphModule, node: fx.Node) -> None:
@@ -122,6 +137,9 @@ class _Chain:
             if len(node.args) > 1 or node.kwargs:
                 raise UntranslatableError(f"its layer '{node.target}' is given more than inputs")
             self._module(graph.get_submodule(str(node.target)))
+            return
+        if node.target in ("view", "reshape", torch.reshape):
+            self._reshape(node.args[1:])
             return
         call = _CALLS.get(node.target)
         if call is None:
@@ -137,10 +155,21 @@ class _Chain:
         known = _LAYERS.get(type(module))
         layer = known(self, module) if known is not None else None
         if layer is None:
-            raise UntranslatableError(f"its layer {module} has no kernel")
+            text = str(module).splitlines()[0]
+            raise UntranslatableError(f"its layer {text} has no kernel")
         if layer.outputs != self._shape or layer.kind != "flatten":
             self.layers.append(layer)
         self._shape = layer.outputs
+
+    def _reshape(self, sides: tuple[Any, ...]) -> None:
+        """Only to one row an example."""
+        if len(sides) == 1 and isinstance(sides[0], tuple | list):
+            sides = tuple(sides[0])
+        size = math.prod(self._shape)
+        by_count = len(sides) == 2 and isinstance(sides[0], fx.Node) and sides[1] in (-1, size)
+        if not by_count and sides != (-1, size):
+            raise UntranslatableError(f"its reshaping to {sides} has no kernel")
+        self._module(nn.Flatten())
 
     def _place(self, parameter: Tensor | None) -> int | None:
         """Where it begins. Each serves once, as its gradient is written and not added."""
@@ -202,14 +231,15 @@ class _Chain:
         return ChainLayer(kind, self._shape, self._shape)
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    hooks: Sequence[Any] = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return any(hooks)
+def _counts_examples(node: fx.Node, counts: set[fx.Node]) -> bool:
+    """Whether it is `x.size(0)`, or part of `x.shape[0]`."""
+    if node.op == "call_method" and node.target == "size":
+        return node.args[1:] == (0,)
+    if node.target is getattr:
+        return node.args[1:] == ("shape",) and all(
+            user.target is operator.getitem and user.args[1:] == (0,) for user in node.users
+        )
+    return node.target is operator.getitem and node.args[0] in counts
 
 
 def _gelu(chain: _Chain, module: nn.GELU) -> ChainLayer | None:

@@ -1,7 +1,7 @@
 // Direct convolutions of many runs, each with its own weights, with ReLU and max pooling fused in.
 //
-// The examples of a batch are the vector lanes: every array is (..., channel, row, column, example).
-// So no width is too odd for the vectors, and a pooling window or a stride costs nothing. A block
+// The examples of a batch are the vector lanes: every array is (..., channel, row, column,
+// example). So no width is too odd for the vectors, and a pooling window or a stride costs nothing. A block
 // of up to two vectors of examples is worked on at a time; other batch sizes are packed into such
 // blocks, the last one filled up with zeros, and so are images that need a border of zeros.
 //

@@ -23,7 +23,7 @@ from trainpilot.envs.optimizers import (
     menu,
     moment_names,
 )
-from trainpilot.envs.schedule import Plan, Schedule, step_keys
+from trainpilot.envs.schedule import STEP_SCALARS, Plan, Schedule, step_keys
 from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
 from trainpilot.envs.starting import Setting, Trial, choose_trainer, first_line, refusing
 from trainpilot.envs.trainer import Orders, RunState
@@ -146,20 +146,21 @@ class Engine:
         return self._trial(n_runs, [0] * self.n_runs, still, 1)
 
     def _varied_trial(self, n_runs: int) -> Trial:
-        """Steps that use all that a step can do."""
-        optimizer = np.resize(self._menu, self.n_runs)
+        """Steps that use all that a step can do, every optimizer in every run."""
         settings = replace(
-            Hyperparameters.full(
-                self.n_runs,
-                weight_decay=0.1,
-                gradient_clip=1.0,
-                batch_size=min(2, self._max_batch_size),
-            ),
-            optimizer=optimizer,
-            learning_rate=1e-3 * np.array(LEARNING_RATE_SCALES)[optimizer],
+            Hyperparameters.full(self.n_runs, weight_decay=0.1, gradient_clip=1.0),
+            optimizer=np.full(self.n_runs, self._menu[0]),
+            batch_size=1 + np.arange(self.n_runs) % min(2, self._max_batch_size),
         )
-        n_steps = min(4, self.n_micro_batches)
-        return self._trial(n_runs, range(self.n_runs), settings, n_steps)
+        n_steps = min(2 * len(self._menu), self.n_micro_batches)
+        trial = self._trial(n_runs, range(self.n_runs), settings, n_steps)
+        rows, steps = np.indices(trial.orders.scalars.shape[:2])
+        # Two steps each: runs whose batches are two micro-batches update at the second.
+        used = np.array(self._menu)[(rows + steps // 2) % len(self._menu)]
+        trial.orders.scalars[:, :, STEP_SCALARS.index("optimizer")] = used
+        rates = 1e-3 * np.array(LEARNING_RATE_SCALES)[used]
+        trial.orders.scalars[:, :, STEP_SCALARS.index("learning_rate")] = rates
+        return trial
 
     def _trial(
         self, n_runs: int, seeds: Sequence[int], settings: Hyperparameters, n_steps: int
@@ -255,7 +256,11 @@ class Engine:
             ", ".join(OPTIMIZER_NAMES[index] for index in used),
         )
         orders, plan = self._next_orders(hyperparameters, n_micro_batches)
-        sums = self._trainer.train(self._state, orders)[:, : self.n_runs]
+        if self._trainer.takes_any_rows:
+            runs = slice(self.n_runs)
+            sums = self._trainer.train(self._state.rows(runs), orders.rows(runs))
+        else:
+            sums = self._trainer.train(self._state, orders)[:, : self.n_runs]
         self._position += n_micro_batches
         step_sums = StepSums(*sums)
         before, self._mean_square = self._mean_square, step_sums.mean_square[:, -1]

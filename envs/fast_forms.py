@@ -109,14 +109,19 @@ def _form(layer: nn.Module) -> type[nn.Module]:
 
 
 def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
-    """Exactly of that class, and nobody looks on: a hook may want what is never computed."""
+    """Exactly of that class, and nobody looks on."""
+    return type(layer) is kind and not is_hooked(layer)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether it has a hook, which may want what is never computed, or a `forward` of its own."""
     hooks = (
-        layer._forward_hooks,
-        layer._forward_pre_hooks,
-        layer._backward_hooks,
-        layer._backward_pre_hooks,
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
     )
-    return type(layer) is kind and not any(hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 def covers_convolution(layer: nn.Conv2d) -> bool:

@@ -1,4 +1,4 @@
-// Elementwise functions of vectors, to the precision of a float.
+// Elementwise functions of vectors, within 1e-7 or a float's precision of what they should be.
 
 #pragma once
 

@@ -20,6 +20,7 @@ from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.formula_update import FormulaUpdate, Move, Update
 from trainpilot.envs.hyperparameters import FloatArray
 from trainpilot.envs.inner_step import InnerStep
+from trainpilot.envs.native_code import UntranslatableError
 from trainpilot.envs.native_update import native_update
 from trainpilot.envs.signals import Evaluation
 from trainpilot.envs.trainer import Orders, RunState
@@ -141,13 +142,43 @@ class MappedTrainer:
     def _compiled_update(self, seen: _Seen, tolerance: float) -> Update:
         """The fastest update there is, once it has shown that it does what the formulas say."""
         call = seen.call
-        formula = FormulaUpdate(self._model, self._optimizers)
-        native = native_update(self._optimizers, self._model, self._device)
+        native = self._native_update(call, tolerance)
         if native is not None:
-            check_same(call.result(formula), call.result(native), tolerance)
             return native
+        formula = FormulaUpdate(self._model, self._optimizers)
         formula.compile(call.state, call.pieces, call.scalars, tolerance)
         return formula
+
+    def take_native_update(self, state: RunState, orders: Orders, tolerance: float) -> None:
+        """Update by C++ of our own from now on, where there is one.
+
+        Args:
+            state: of one tile, to be judged by; left as it is.
+            orders: likewise.
+            tolerance: how far its numbers may lie apart from those of torch, relative to the
+                largest.
+        """
+        formula = self._update
+        seen = _Seen(self._gradients, formula)
+        self._update = seen
+        self.train(state.copied(), orders)
+        self._update = formula
+        with contextlib.suppress(ArithmeticError):
+            self._update = self._native_update(seen.call, tolerance) or formula
+
+    def _native_update(self, call: _UpdateCall, tolerance: float) -> Update | None:
+        """The update in C++, once it has shown that it does what the formulas say.
+
+        Raises:
+            ArithmeticError: if it does not.
+        """
+        try:
+            native = native_update(self._optimizers, self._model, self._device)
+        except UntranslatableError:
+            return None
+        formula = FormulaUpdate(self._model, self._optimizers)
+        check_same(call.result(formula), call.result(native), tolerance)
+        return native
 
 
 @dataclass

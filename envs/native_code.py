@@ -19,6 +19,10 @@ from torch._inductor.runtime.runtime_utils import cache_dir  # type: ignore[attr
 _FLAGS = ("-O2", "-std=c++17", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
 
 
+class UntranslatableError(Exception):
+    """Something is not of the kind that C++ of our own knows; the message says what."""
+
+
 @functools.cache
 def load(name: str, preamble: str = "") -> ctypes.CDLL | None:
     """The library made from the C++ file of that name in this folder.

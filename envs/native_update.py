@@ -10,10 +10,10 @@ from torch import Tensor
 
 from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.formula_update import Move
-from trainpilot.envs.native_code import load
+from trainpilot.envs.native_code import UntranslatableError, load
 from trainpilot.envs.signals import UPDATE_SUMS
 from trainpilot.envs.trainer import RunState
-from trainpilot.envs.update_source import UntranslatableError, update_source
+from trainpilot.envs.update_source import update_source
 
 
 class _Update(ctypes.Structure):
@@ -84,7 +84,7 @@ class NativeUpdate:
 
 def native_update(
     optimizers: Sequence[int], model: FlatModel, device: torch.device
-) -> NativeUpdate | None:
+) -> NativeUpdate:
     """The update, compiled.
 
     Args:
@@ -92,14 +92,13 @@ def native_update(
         model: gives the runs' sizes.
         device: where they live.
 
-    Returns:
-        None on other devices than the CPU, for other numbers than float32, without a C++
-        compiler, or if an optimizer's formula has no translation.
+    Raises:
+        UntranslatableError: on other devices than the CPU, for other numbers than float32,
+            without a C++ compiler, or if an optimizer's formula has no translation.
     """
     if device.type != "cpu" or model.dtype != torch.float32:
-        return None
-    try:
-        library = load("update.cpp", update_source(optimizers))
-    except UntranslatableError:
-        return None
-    return None if library is None else NativeUpdate(library, model.sizes)
+        raise UntranslatableError(f"its runs are {model.dtype} on '{device.type}'")
+    library = load("update.cpp", update_source(optimizers))
+    if library is None:
+        raise UntranslatableError("no C++ compiler was found")
+    return NativeUpdate(library, model.sizes)

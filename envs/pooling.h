@@ -54,7 +54,8 @@ void pool_row(float* out, uint8_t* index, Block source, const Shape& s, int64_t 
 }
 
 // The reverse: each window's gradient where its maximum was, zeros elsewhere in the window.
-// Lanes beyond `count` become zeros. `sums`, if given, takes in what each channel's windows pass on, a vector of examples each.
+// Lanes beyond `count` become zeros. `sums`, if given, takes in what each channel's windows pass on,
+// a vector of examples each.
 template <int SIDE>
 void unpool_row(float* to, int64_t channel, int64_t row, int64_t lanes, float* sums,
                 const float* gradient, const uint8_t* index, const Shape& s, int64_t py,

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from trainpilot.envs.chain import UntranslatableError
-from trainpilot.envs.compiling import OTHER_NUMBERS, missing_compiler
+from trainpilot.envs.chain_trainer import ChainTrainer
+from trainpilot.envs.compiling import missing_compiler
 from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.mapped import MappedTrainer
+from trainpilot.envs.native_code import UntranslatableError
 from trainpilot.envs.native_update import native_update
-from trainpilot.envs.sequential import SequentialTrainer
+from trainpilot.envs.signals import StepSums
 from trainpilot.envs.trainer import Orders, RunState, Trainer
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.protocol import InnerTask, Split
@@ -104,9 +105,10 @@ def choose_trainer(
     if compiled is False:
         return mapped, "inner steps are not compiled, as configured"
     native = _native(setting, mapped, varied)
-    if isinstance(native, SequentialTrainer):
+    if isinstance(native, ChainTrainer):
         return native, "inner runs are trained by C++ of our own"
     if compiled is None:
+        mapped.take_native_update(varied.state, varied.orders, setting.tolerance)
         return (
             mapped,
             f"inner steps are not compiled: {native}, and torch.compile was not asked for",
@@ -124,39 +126,55 @@ def choose_trainer(
     return mapped, report
 
 
-def _native(setting: Setting, mapped: MappedTrainer, varied: Trial) -> SequentialTrainer | str:
+def _native(setting: Setting, mapped: MappedTrainer, varied: Trial) -> ChainTrainer | str:
     """The trainer in C++, once it has shown that it does the same, or why there is none."""
-    update = native_update(setting.optimizers, setting.model, setting.device)
-    if update is None or setting.mixed_precision:
-        return "C++ of our own is for float32 on the CPU, with a compiler"
     try:
-        trainer = SequentialTrainer(setting.task, update, setting.observed)
+        if setting.mixed_precision:
+            raise UntranslatableError("mixed precision was asked for")
+        update = native_update(setting.optimizers, setting.model, setting.device)
+        trainer = ChainTrainer(setting.task, setting.model.n_params, update, setting.observed)
     except UntranslatableError as error:
         return f"C++ of our own does not cover the task, {error}"
     if not _agree(mapped, trainer, varied, setting.tolerance):
-        warnings.warn(f"C++ of our own is not used: {OTHER_NUMBERS}", stacklevel=5)
-        return "C++ of our own gives other numbers"
+        different = "C++ of our own gives other numbers than the model does"
+        warnings.warn(f"{different} and is not used", stacklevel=5)
+        return different
     return trainer
 
 
 def _agree(expected: Trainer, given: Trainer, trial: Trial, tolerance: float) -> bool:
-    """Whether two trainers do the same."""
-    results = []
-    for trainer in (expected, given):
-        state = trial.state.copied()
-        sums = trainer.train(state, trial.orders)
-        losses = [evaluation.loss for evaluation in trainer.evaluate_observed(state)]
-        # Each run as a whole: where a gradient is all but zero, rounding may turn a sign.
-        norms = [part.norm(dim=1).numpy() for part in (state.parameters, *state.moments)]
-        results.append([*sums, *losses, *norms])
-    return all(
-        np.allclose(other, one, rtol=tolerance, atol=tolerance * _largest(one), equal_nan=True)
-        for one, other in zip(*results, strict=True)
+    """Whether two trainers do the same: every run, relative to what it is itself."""
+    one, other = (_results(trainer, trial) for trainer in (expected, given))
+    return one.keys() == other.keys() and all(
+        np.allclose(other[name], values, rtol=tolerance, atol=tolerance * _scale(name, values))
+        for name, values in one.items()
     )
 
 
-def _largest(values: np.ndarray) -> float:
-    return float(np.abs(values[np.isfinite(values)]).max(initial=0))
+def _scale(name: str, values: np.ndarray) -> np.ndarray:
+    """What numbers of a run are small beside; metrics may count, and jump where losses do not."""
+    largest: np.ndarray = np.abs(values).max(axis=-1, keepdims=True)
+    return np.maximum(50 * largest, 50) if name.startswith("metric") else largest
+
+
+def _results(trainer: Trainer, trial: Trial) -> dict[str, np.ndarray]:
+    """Sums, evaluations and the state behind a trial, `(n_rows, ...)` each."""
+    state = trial.state.copied()
+    sums = StepSums(*trainer.train(state, trial.orders))
+    results = dict(zip(StepSums._fields[:5], sums[:5], strict=True))
+    # Products may all but vanish beside the lengths of what is multiplied.
+    lengths = (sums.mean_square, sums.parameter_square, sums.update_square)
+    for name, product, length in zip(StepSums._fields[5:], sums[5:], lengths, strict=True):
+        own = np.sqrt(sums.gradient_square * length)
+        results[name] = np.stack([product / np.maximum(own, 1e-30), np.ones_like(own)], axis=-1)
+    for where, evaluation in enumerate(trainer.evaluate_observed(state)):
+        results[f"loss {where}"] = evaluation.loss[:, None]
+        for name, values in evaluation.metrics.items():
+            results[f"metric {name} {where}"] = values[:, None]
+    # Each run as a whole: where a gradient is all but zero, rounding may turn a sign.
+    for number, part in enumerate((state.parameters, *state.moments)):
+        results[f"state {number}"] = part.norm(dim=1, keepdim=True).numpy()
+    return results
 
 
 def _first_losses(trainer: Trainer, first: Trial) -> dict[str, float]:

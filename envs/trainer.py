@@ -41,12 +41,12 @@ class RunState(NamedTuple):
         )
 
     def chosen(self, rows: Sequence[int]) -> RunState:
-        """Any of the runs, copied."""
+        """What an evaluation needs of any of the runs, copied."""
         places = list(rows)
         return RunState(
             self.parameters[places],
-            [moment[places] for moment in self.moments],
-            None if self.accumulated is None else self.accumulated[places],
+            [],
+            None,
             {name: value[places] for name, value in self.buffers.items()},
         )
 

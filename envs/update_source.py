@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from trainpilot.envs.native_code import UntranslatableError
 from trainpilot.envs.optimizers import (
     EPSILON,
     MEAN_GRADIENT,
@@ -26,10 +27,6 @@ from trainpilot.envs.schedule import STEP_SCALARS
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _CALLS = {"sqrt": "root", "sign": "sign"}
-
-
-class UntranslatableError(Exception):
-    """A formula uses an operation that has no translation."""
 
 
 def update_source(optimizers: Sequence[int]) -> str:
@@ -91,7 +88,10 @@ def _rule(index: int, rule: Optimizer, names: Sequence[str], optimizers: Sequenc
         *(f"s.{name}" for name in UpdateContext._fields[1:]),
         *(f"before[{i}]" for i in range(len(names))),
     ]
-    lines, results = _translate(make_fx(formulas)(*torch.ones(len(inputs), 1, 1)).graph, inputs)
+    graphs = [make_fx(formulas)(*torch.ones(len(inputs), *shape)) for shape in ((2, 3), (4, 5))]
+    (lines, results), other = (_translate(graph.graph, inputs) for graph in graphs)
+    if other != (lines, results):
+        raise UntranslatableError("an optimizer uses the shape of what runs keep")
     after, (numerator, *square) = results[: len(names)], results[len(names) :]
     lines += [f"after[{i}] = {value};" for i, value in enumerate(after)]
     divisor = f" / (root({square[0]}) + splat({_literal(EPSILON)}))" if square else ""
@@ -119,7 +119,7 @@ def _translate(graph: Graph, inputs: Sequence[str]) -> tuple[list[str], list[str
             return values[argument]
         if isinstance(argument, int | float):
             return f"splat({_literal(argument)})"
-        raise UntranslatableError(str(argument))
+        raise UntranslatableError(f"an optimizer's argument '{argument}' has no translation")
 
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -129,13 +129,13 @@ def _translate(graph: Graph, inputs: Sequence[str]) -> tuple[list[str], list[str
         else:
             lines.append(f"const Vec t{len(lines)} = {_expression(node, text)};")
             values[node] = f"t{len(lines) - 1}"
-    raise UntranslatableError("no output")
+    raise UntranslatableError("an optimizer's formula gives nothing")
 
 
 def _expression(node: Node, text: Any) -> str:
     name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
     if node.op != "call_function" or node.kwargs:
-        raise UntranslatableError(name)
+        raise UntranslatableError(f"an optimizer's operation '{name}' has no translation")
     arguments = [text(argument) for argument in node.args]
     if name in _INFIX and len(arguments) == 2:
         return f"{arguments[0]} {_INFIX[name]} {arguments[1]}"
@@ -145,7 +145,7 @@ def _expression(node: Node, text: Any) -> str:
         return f"-{arguments[0]}"
     if name in _CALLS and len(arguments) == 1:
         return f"{_CALLS[name]}({arguments[0]})"
-    raise UntranslatableError(name)
+    raise UntranslatableError(f"an optimizer's operation '{name}' has no translation")
 
 
 def _literal(value: float) -> str:

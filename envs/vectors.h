@@ -102,7 +102,9 @@ float lane_sum(const float* lanes) {
   }
 }
 
-inline double total(const Vec& value) { return lane_sum<LANES>(&reinterpret_cast<const float&>(value)); }
+inline double total(const Vec& value) {
+  return lane_sum<LANES>(&reinterpret_cast<const float&>(value));
+}
 
 // Zeros behind the first `count` lanes.
 inline Vec first_lanes(const Vec& value, int64_t count) {

@@ -80,3 +80,9 @@ def objective(name: str) -> Objective:
     if name not in OBJECTIVES:
         raise unknown("loss", name, OBJECTIVES)
     return OBJECTIVES[name]
+
+
+def objective_name(wanted: Objective) -> str | None:
+    """The name of an objective, None if it is not one of these."""
+    names = (name for name, known in OBJECTIVES.items() if known == wanted)
+    return next(names, None)

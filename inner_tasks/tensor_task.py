@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.objectives import LossFn, Objective, objective
+from trainpilot.inner_tasks.objectives import LossFn, Objective, objective, objective_name
 from trainpilot.inner_tasks.protocol import Split, Splits, check_micro_batch_size
 
 #: Shares of train, valid, outer_valid and test.
@@ -60,10 +60,6 @@ class TensorTask:
 
     Raises:
         TrainpilotError: if an argument breaks the rule stated for it.
-
-    Attributes:
-        objective_name: the loss's name, None for a function; with a name, the engine may
-            train by kernels of its own.
     """
 
     def __init__(
@@ -93,10 +89,21 @@ class TensorTask:
         self.micro_batch_size = micro_batch_size
         self.splits = splits
         self._model = model
-        self.objective_name = loss if isinstance(loss, str) else None
         self._objective = (
             objective(loss) if isinstance(loss, str) else Objective(loss, lambda *_: {})
         )
+
+    @property
+    def objective_name(self) -> str | None:
+        """The name of the loss, by which the engine may train with kernels of its own.
+
+        None if it has none, or if a subclass has a loss or metrics of its own.
+        """
+        own = self.__dict__.keys() & {"loss", "metrics"}
+        kind = type(self)
+        if own or (kind.loss, kind.metrics) != (TensorTask.loss, TensorTask.metrics):
+            return None
+        return objective_name(self._objective)
 
     def make_model(self) -> nn.Module:
         """A new model; its initial weights come from torch's global generator."""

@@ -351,9 +351,24 @@ class Rescaled(nn.Linear):
             self.weight.normal_(std=0.1)
 
 
+class Demanding(nn.Linear):
+    """Its `reset_parameters` is not torch's."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+    def reset_parameters(self, *scale: float) -> None:
+        if not scale:
+            scale = (self.called,) if hasattr(self, "called") else (1.0,)
+        super().reset_parameters()
+        self.called = "not a number"
+        self.weight.data *= scale[0]
+
+
 @pytest.mark.parametrize(
     "model",
     [
+        Demanding,
         lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
         Rescaled,
         lambda: nn.Sequential(nn.Embedding(3, 4), nn.LSTM(4, 2)),

@@ -1,4 +1,4 @@
-"""Chains of layers trained by `sequential.cpp`: whole decisions without leaving C++.
+"""Chains of layers trained by `chain.cpp`: whole decisions without leaving C++.
 
 Most of the time that an inner step of a small model takes, Python and the start of each operation
 take. What is a chain of known layers under a known loss needs none of that.
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainpilot.envs.chain import ChainLayer, UntranslatableError, chain_of
+from trainpilot.envs.chain import ChainLayer, chain_of
 from trainpilot.envs.convolution import EXAMPLES_LAST, PACKED, KernelShape
 from trainpilot.envs.convolution import SOURCE as CONVOLUTION_SOURCE
 from trainpilot.envs.hyperparameters import FloatArray
-from trainpilot.envs.native_code import load
+from trainpilot.envs.native_code import UntranslatableError, load
 from trainpilot.envs.native_update import NativeUpdate
 from trainpilot.envs.schedule import STEP_SCALARS
 from trainpilot.envs.signals import UPDATE_SUMS, Evaluation
@@ -39,6 +39,7 @@ _CONVOLUTIONS = (
 )  # fmt: skip
 
 
+#: Inner steps in one call: Python listens to Ctrl-C in between.
 _STEPS_AT_ONCE = 500
 
 
@@ -80,14 +81,15 @@ class _Training(ctypes.Structure):
     )
 
 
-class SequentialTrainer:
-    """Trains and evaluates the runs of a task whose model is sequential.
+class ChainTrainer:
+    """Trains and evaluates the runs of a task whose model is a chain of layers.
 
-    The model is a chain of layers (`trainpilot.envs.chain`), the loss "cross_entropy" or "mse"; all
-    is float32 on the CPU.
+    `trainpilot.envs.chain` says what a chain is; the loss is "cross_entropy" or "mse", and all is
+    float32 on the CPU.
 
     Args:
         task: names its loss (`objective_name`).
+        n_params: of a run.
         update: moves the runs.
         observed: examples of `valid` and `outer_valid` that are evaluated.
 
@@ -98,9 +100,13 @@ class SequentialTrainer:
     takes_any_rows = True
 
     def __init__(
-        self, task: InnerTask, update: NativeUpdate, observed: tuple[Split, Split]
+        self,
+        task: InnerTask,
+        n_params: int,
+        update: NativeUpdate,
+        observed: tuple[Split, Split],
     ) -> None:
-        library = load("sequential.cpp")
+        library = load("chain.cpp")
         if library is None:
             raise UntranslatableError("no C++ compiler")
         self._train, self._evaluate = library.trainpilot_train, library.trainpilot_evaluate
@@ -112,19 +118,20 @@ class SequentialTrainer:
         with torch.random.fork_rng(devices=[]):
             model = task.make_model()
         chain = chain_of(model, tuple(task.splits.train.inputs.shape[1:]))
-        if not chain:
+        if sum(parameter.numel() for parameter in model.parameters()) != n_params:
+            raise UntranslatableError("its models differ in their number of parameters")
+        layers = _fused(_with_orders(chain))
+        if not layers:
             raise UntranslatableError("its model has no layer")
         self._input_shape, self._output_shape = chain[0].inputs, chain[-1].outputs
-        layers = _fused(_with_orders(chain))
         # Embeddings read by number: one that does not exist would read someone else's memory.
         self._vocabulary = chain[0].vocabulary if chain[0].kind == "embedding" else None
         self._layers = (_Layer * len(layers))(*layers)
-        n_params = sum(parameter.numel() for parameter in model.parameters())
         self._program = _Program(
             *(len(layers), self._layers, _OBJECTIVES[objective], n_params),
             *_convolutions(layers),
         )
-        self._train_split, *_ = [self._checked(split) for split in task.splits]
+        self._train_split = self._checked(task.splits.train)
         self._observed = [self._checked(split) for split in observed]
 
     def _checked(self, split: Split) -> Split:
@@ -133,26 +140,33 @@ class SequentialTrainer:
         Raises:
             UntranslatableError: if it has none.
         """
-        inputs, targets = split.inputs, split.targets
+        # On this machine, as they are read; tokens copied, since they say where to write.
+        inputs, targets = (part.detach().cpu().resolve_neg().contiguous() for part in split)
         of_inputs = torch.int64 if self._vocabulary is not None else torch.float32
+        if self._vocabulary is not None:
+            inputs = inputs.clone()
         if inputs.dtype != of_inputs or tuple(inputs.shape[1:]) != self._input_shape:
-            raise UntranslatableError(f"inputs are {inputs.dtype} {tuple(inputs.shape)}")
+            raise UntranslatableError(
+                f"inputs must be {of_inputs} of shape {('n', *self._input_shape)}; given: "
+                f"{inputs.dtype} {tuple(inputs.shape)}"
+            )
         if self._vocabulary is not None and not _within(inputs, self._vocabulary):
             raise UntranslatableError(f"tokens lie outside of 0 to {self._vocabulary - 1}")
-        if self._objective == "cross_entropy":
-            fits = len(self._output_shape) == 1 and targets.ndim == 1
-            fits = fits and targets.dtype == torch.int64
-        else:
-            fits = tuple(targets.shape[1:]) == self._output_shape
-            fits = fits and targets.dtype == torch.float32
-        if not fits or len(targets) != len(inputs) or not len(inputs):
-            raise UntranslatableError(f"targets are {targets.dtype} {tuple(targets.shape)}")
-        return Split(inputs.contiguous(), targets.contiguous())
+        classes = self._objective == "cross_entropy"
+        if classes and len(self._output_shape) != 1:
+            raise UntranslatableError("its outputs are not one row of logits an example")
+        dtype = torch.int64 if classes else torch.float32
+        shape = (len(inputs),) if classes else (len(inputs), *self._output_shape)
+        if not len(inputs) or targets.dtype != dtype or tuple(targets.shape) != shape:
+            raise UntranslatableError(
+                f"targets must be {dtype} of shape {shape}, at least one; given: "
+                f"{targets.dtype} {tuple(targets.shape)}"
+            )
+        return Split(inputs, targets)
 
     def train(self, state: RunState, orders: Orders) -> FloatArray:
         """Train runs on their next micro-batches; gives `StepSums`, `(8, n_rows, n_steps)`."""
         n_rows, n_steps, _ = orders.indices.shape
-        # Some runs at a time: Python listens to Ctrl-C in between.
         at_once = max(1, _STEPS_AT_ONCE // n_steps)
         parts = [slice(first, first + at_once) for first in range(0, n_rows, at_once)]
         return np.concatenate(
@@ -162,7 +176,8 @@ class SequentialTrainer:
     def _train_some(self, state: RunState, orders: Orders) -> FloatArray:
         indices = orders.indices.contiguous()
         n_rows, n_steps, n_examples = indices.shape
-        scalars = np.ascontiguousarray(orders.scalars, dtype=np.float32)
+        with np.errstate(over="ignore"):  # a clip too large for a float is none
+            scalars = np.ascontiguousarray(orders.scalars, dtype=np.float32)
         sums = np.empty((n_rows, n_steps, 1 + len(UPDATE_SUMS)))
         moments = [moment.data_ptr() for moment in state.moments]
         training = _Training(

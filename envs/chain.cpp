@@ -1,4 +1,4 @@
-// Whole trainings of sequential models: run by run and step by step the micro-batch's examples are
+// Whole trainings of chains of layers: run by run and step by step the micro-batch's examples are
 // gathered, the layers gone through forward and back, and the run updated, without leaving this
 // code. All that a run needs then stays in the caches near the core. Compiled by native_code.py.
 
@@ -9,6 +9,7 @@
 #include "images.h"
 #include "memory.h"
 #include "products.h"
+#include "update.h"
 
 namespace {
 
@@ -18,7 +19,7 @@ enum Kind : int64_t {
 };
 enum Objective : int64_t { CROSS_ENTROPY, SQUARED_ERROR };
 
-// The order and the types are those of `_Layer` in sequential.py, and so for what follows.
+// The order and the types are those of `_Layer` in chain_trainer.py, and so for what follows.
 struct Layer {
   int64_t kind;
   int64_t inputs, outputs;  // numbers of an example
@@ -43,19 +44,6 @@ struct Program {
 struct Data {
   const void* inputs;   // (n_examples, inputs): float, or int64_t if an embedding comes first
   const void* targets;  // (n_examples,) int64_t classes, or (n_examples, outputs) float
-};
-
-// Of update.cpp, for a single run.
-struct Update {
-  int64_t n_rows, n_pieces, width;
-  const int64_t* sizes;
-  float* const* gradients;
-  const int64_t* strides;
-  float* parameters;
-  float* const* moments;
-  float* accumulated;
-  const float* scalars;
-  double* sums;
 };
 
 struct Training {
@@ -126,9 +114,13 @@ class Pass {
         case LINEAR:
           linear(layer, weight, layer.bias < 0 ? nullptr : parameters + layer.bias, from, to);
           break;
-        case RELU: map(to, n, [&](auto at) { auto x = at(from); return select(x < 0, Vec{}, x); }); break;
+        case RELU:
+          map(to, n, [&](auto at) { return select(at(from) < 0, Vec{}, at(from)); });
+          break;
         case TANH: map(to, n, [&](auto at) { return hyperbolic_tangent(at(from)); }); break;
-        case GELU: map(to, n, [&](auto at) { return at(from) * normal_distribution(at(from)); }); break;
+        case GELU:
+          map(to, n, [&](auto at) { return at(from) * normal_distribution(at(from)); });
+          break;
         case EMBEDDING: {
           const int64_t width = layer.outputs / layer.inputs;
           for (int64_t i = 0; i < m * layer.inputs; i++)
@@ -168,13 +160,12 @@ class Pass {
         case LINEAR:
           if (layer.relu) through_relu(delta, result, n, delta);
           multiply({layer.outputs, layer.inputs, m, delta, 1, layer.outputs, from, layer.inputs,
-                    gradient + layer.weight, layer.inputs, nullptr, false,
-                    false});
+                    gradient + layer.weight, layer.inputs, nullptr, false, false});
           if (layer.bias >= 0) sum_rows(delta, m, layer.outputs, gradient + layer.bias);
           if (l) {
             multiply({m, layer.inputs, layer.outputs, delta, layer.outputs, 1,
                       parameters + layer.weight, layer.inputs, next, layer.inputs, nullptr, false,
-                    false});
+                      false});
             std::swap(deltas[0], deltas[1]);
           }
           break;
@@ -193,7 +184,8 @@ class Pass {
           float* table = gradient + layer.weight;
           std::fill(table, table + layer.vocabulary * width, 0.0f);
           for (int64_t i = 0; i < m * layer.inputs; i++)
-            for (int64_t j = 0; j < width; j++) table[tokens[i] * width + j] += delta[i * width + j];
+            for (int64_t j = 0; j < width; j++)
+              table[tokens[i] * width + j] += delta[i * width + j];
           break;
         }
         case CONVOLUTION:
@@ -271,7 +263,8 @@ class Pass {
       const bool exists = classes[i] >= 0 && classes[i] < n;
       int64_t top = 0;
       for (int64_t j = 1; j < n; j++)
-        if (!(logits[j] <= logits[top])) top = j;
+        // A NaN is the highest, as with torch.
+        if (!(logits[j] <= logits[top]) && logits[top] == logits[top]) top = j;
       const float highest = logits[top];
       Vec parts = {};
       for (int64_t j = 0; j < n; j += LANES) {
@@ -280,7 +273,7 @@ class Pass {
         if (gradient) store(gradient + i * n + j, e, n - j);
       }
       const float all = total(parts);
-      sum += exists ? std::log(all) + highest - logits[classes[i]] : NAN;
+      sum += exists ? std::log(all) - (logits[classes[i]] - highest) : NAN;
       if (metric) *metric += top == classes[i];
       if (!gradient) continue;
       const float scale = exists ? 1 / (all * m) : 0;
