@@ -5,17 +5,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
-# What `make run` meta-trains: three tasks, since each takes some time to compile; CI gives less.
+# What `make run` meta-trains: three tasks, which is enough to learn something; CI gives less.
 TRAIN ?= agent=small '~suite.tasks.diabetes_mlp' '~suite.tasks.iris_mlp'
 EVALUATE ?=
 OUT := outputs/run
 
 help:
-	@echo "make run     install, meta-train a small policy, deploy it, evaluate it (5 minutes)"
+	@echo "make run     install, meta-train a small policy, deploy it, evaluate it (3 minutes)"
 	@echo "make test    install, run the tests"
 	@echo "make check   format, lint and types, as CI runs them"
 	@echo "make format  format the code"
-	@echo "make bench   measure the engine, and DACBench beside it (15 minutes)"
+	@echo "make bench   measure the engine, and DACBench beside it (10 minutes)"
 	@echo "make policy  meta-train the policy that ships, into outputs/policy"
 	@echo "make clean   remove .venv, caches and build products"
 
