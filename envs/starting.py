@@ -146,14 +146,27 @@ def _agree(expected: Trainer, given: Trainer, trial: Trial, tolerance: float) ->
     """Whether two trainers do the same: every run, relative to what it is itself."""
     one, other = (_results(trainer, trial) for trainer in (expected, given))
     return one.keys() == other.keys() and all(
-        np.allclose(other[name], values, rtol=tolerance, atol=tolerance * _scale(name, values))
+        _are_close(other[name], values, _scale(name, values), tolerance)
         for name, values in one.items()
     )
 
 
+def _are_close(
+    given: np.ndarray, expected: np.ndarray, scale: np.ndarray, tolerance: float
+) -> bool:
+    """Most within the tolerance, all within ten times of it.
+
+    Where an activation is all but zero, rounding decides whether ReLU lets it pass.
+    """
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(given - expected) / (np.abs(expected) + scale)
+    apart[(given == expected) | (np.isnan(given) & np.isnan(expected))] = 0
+    return bool((apart <= 10 * tolerance).all() and np.mean(apart <= tolerance) > 0.7)
+
+
 def _scale(name: str, values: np.ndarray) -> np.ndarray:
     """What numbers of a run are small beside; metrics may count, and jump where losses do not."""
-    largest: np.ndarray = np.abs(values).max(axis=-1, keepdims=True)
+    largest: np.ndarray = np.abs(values).max(axis=-1, keepdims=True) + 1e-30
     return np.maximum(50 * largest, 50) if name.startswith("metric") else largest
 
 

@@ -181,7 +181,8 @@ def test_resume_goes_on_from_the_last_checkpoint(run, tmp_path):
     # The number of workers is no setting of what is learned, and may change.
     second = run("train", *longer, "agent.n_workers=1")
     assert second.code == 0, second.err
-    assert "4 inner runs each, in 1 worker, inner steps" in second.err
+    assert "4 inner runs each in 1 worker; " in second.err
+    assert "2 tasks: inner runs are trained by C++ of our own" in second.err
     metadata = read_metadata(tmp_path / "out" / "policy.safetensors")
     assert metadata["training"]["decisions"] == 128
 
