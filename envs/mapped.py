@@ -37,6 +37,7 @@ class MappedTrainer:
         optimizers: indices of those that runs may use.
         tile: rows that are worked on together; the runs are a multiple of it.
         observed: examples of `valid` and `outer_valid` that are evaluated.
+        device: where runs live.
         row_by_row: go through a tile's rows one after the other, for models that cannot be
             mapped.
     """
