@@ -10,7 +10,8 @@ from torch import nn
 
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.groups import GroupSpec
-from trainpilot.envs.spreading import assign, row_cost, spread
+from trainpilot.envs.row_cost import row_cost
+from trainpilot.envs.spreading import assign, spread
 from trainpilot.inner_tasks import TensorTask
 
 COSTS = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=60)

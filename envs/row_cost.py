@@ -1,0 +1,27 @@
+"""How much work an inner step of a task is."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainpilot.inner_tasks.protocol import InnerTask
+
+#: A backward pass is about two forward passes.
+_PASSES = 3
+#: Arithmetic of all optimizers' moments, the update and the signals, for each parameter.
+_FLOPS_PER_PARAMETER = 60
+
+
+def row_cost(task: InnerTask) -> float:
+    """Estimate of the work of one inner step of one row, the same on every machine (FLOPs)."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = task.make_model()
+            with FlopCounterMode(display=False) as counter:
+                model(task.splits.train.inputs[: task.micro_batch_size])
+    except Exception:
+        # A task that cannot be trained is for its worker to refuse, in a sentence.
+        return 1.0
+    n_params = sum(parameter.numel() for parameter in model.parameters())
+    return float(_PASSES * counter.get_total_flops() + _FLOPS_PER_PARAMETER * n_params + 1)
