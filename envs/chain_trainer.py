@@ -37,8 +37,6 @@ _METRICS = {"cross_entropy": "accuracy", "mse": "mean_absolute_error"}
 _CONVOLUTIONS = (
     "trainpilot_forward", "trainpilot_backward", "trainpilot_pool", "trainpilot_pool_backward",
 )  # fmt: skip
-
-
 #: Inner steps in one call: Python listens to Ctrl-C in between.
 _STEPS_AT_ONCE = 500
 
@@ -141,10 +139,12 @@ class ChainTrainer:
             UntranslatableError: if it has none.
         """
         # On this machine, as they are read; tokens copied, since they say where to write.
-        inputs, targets = (part.detach().cpu().resolve_neg().contiguous() for part in split)
-        of_inputs = torch.int64 if self._vocabulary is not None else torch.float32
-        if self._vocabulary is not None:
-            inputs = inputs.clone()
+        inputs, targets = (part.detach().cpu().resolve_neg() for part in split)
+        if self._vocabulary is None:
+            of_inputs, inputs = torch.float32, inputs.contiguous()
+        else:
+            of_inputs = torch.int64
+            inputs = inputs.clone(memory_format=torch.contiguous_format)
         if inputs.dtype != of_inputs or tuple(inputs.shape[1:]) != self._input_shape:
             raise UntranslatableError(
                 f"inputs must be {of_inputs} of shape {('n', *self._input_shape)}; given: "
@@ -162,7 +162,7 @@ class ChainTrainer:
                 f"targets must be {dtype} of shape {shape}, at least one; given: "
                 f"{targets.dtype} {tuple(targets.shape)}"
             )
-        return Split(inputs, targets)
+        return Split(inputs, targets.contiguous())
 
     def train(self, state: RunState, orders: Orders) -> FloatArray:
         """Train runs on their next micro-batches; gives `StepSums`, `(8, n_rows, n_steps)`."""
@@ -271,7 +271,8 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
                 raise UntranslatableError(f"its {layer.kind} does not follow a convolution")
             examples_last = True
         result.append(layer)
-    put_first(chain[-1].outputs)
+    if chain:
+        put_first(chain[-1].outputs)
     return result
 
 
