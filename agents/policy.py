@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainpilot.agents.controller import Decision, Explanation, View
 from trainpilot.envs.actions import ActionSpec
-from trainpilot.envs.observation import Observation
+from trainpilot.envs.observation import Observation, feature_places
 from trainpilot.envs.single import observation_space
 
 
@@ -91,15 +91,21 @@ class PolicyController:
         policy: the trained networks.
         actions: what the policy was trained to control, whatever the environment offers.
         deterministic: take the most probable choice; otherwise draw one (default: True).
+        hidden_features: names of those that the policy has never seen but as 0.
     """
 
     def __init__(
-        self, policy: ActorCriticPolicy, actions: ActionSpec, deterministic: bool = True
+        self,
+        policy: ActorCriticPolicy,
+        actions: ActionSpec,
+        deterministic: bool = True,
+        hidden_features: Sequence[str] = (),
     ) -> None:
         policy.set_training_mode(False)
         self._policy = policy
         self._actions = actions
         self._deterministic = deterministic
+        self._hidden = feature_places(hidden_features)
 
     def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
         """Get ready for new runs."""
@@ -108,7 +114,8 @@ class PolicyController:
     def decide(self, view: View) -> Decision:
         """The policy's choice, with its probabilities and its value."""
         with torch.no_grad():
-            observation = torch.as_tensor(view.observation)
+            observation = torch.tensor(view.observation)
+            observation[:, self._hidden] = 0
             distribution = self._policy.get_distribution(observation)
             value = self._policy.predict_values(observation)
         if not isinstance(distribution, MultiCategoricalDistribution):

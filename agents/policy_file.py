@@ -26,6 +26,7 @@ def save_policy(
     policy: ActorCriticPolicy,
     actions: ActionSpec,
     hidden: list[int],
+    hidden_features: list[str],
     training: dict[str, Any],
 ) -> None:
     """Write a policy, atomically.
@@ -35,6 +36,7 @@ def save_policy(
         policy: the trained networks, the normaliser's statistics among them.
         actions: what it controls.
         hidden: widths of its hidden layers.
+        hidden_features: names of those that it has never seen but as 0.
         training: how it came about (suite, seeds, configuration, versions): plain data.
     """
     metadata = {
@@ -44,6 +46,7 @@ def save_policy(
             "schema_version": SCHEMA_VERSION,
             "schema_hash": schema_hash(),
             "features": FEATURE_NAMES,
+            "hidden": hidden_features,
         },
         "actions": actions.to_json(),
         "hidden": hidden,
@@ -127,4 +130,4 @@ def _load(path: Path, deterministic: bool) -> PolicyController:
         raise TrainpilotError(
             f"a policy's weights must fit its metadata; given: {path}, where they do not"
         ) from error
-    return PolicyController(networks, actions, deterministic)
+    return PolicyController(networks, actions, deterministic, metadata["observation"]["hidden"])

@@ -59,6 +59,7 @@ def train(config: TrainConfig) -> None:
         agent.policy,
         groups.actions,
         list(config.agent.hidden),
+        list(config.env.observation.hidden),
         _training(config, agent.num_timesteps),
     )
     say(f"learned from {agent.num_timesteps:,} decisions; the policy is {path}")

@@ -41,6 +41,23 @@ class StartConfig:
 
 
 @dataclass
+class ObservationConfig:
+    """What of a run a policy sees; what is dropped is drawn anew for each run.
+
+    Attributes:
+        hidden: names of features that are always 0 (`trainpilot.envs.observation`).
+        drop_budget: probability that a run's whole budget is not known, in [0, 1].
+        drop_valid: that there is no validation set, and so no accuracy, in [0, 1].
+        drop_accuracy: that there is no accuracy, in [0, 1].
+    """
+
+    hidden: list[str] = field(default_factory=list)
+    drop_budget: float = 0.0
+    drop_valid: float = 0.0
+    drop_accuracy: float = 0.0
+
+
+@dataclass
 class ActionConfig:
     """Which hyperparameters a learned policy controls; an empty list switches one off.
 
@@ -134,6 +151,7 @@ class EnvConfig:
         mixed_precision: run inner models in bfloat16 where `torch.autocast` holds that safe.
         device: where inner runs live, "cpu" or "cuda".
         start: how a run starts.
+        observation: what a learned policy sees.
         actions: what a learned policy controls.
         bounds: hard ranges.
         reward: the reward.
@@ -148,6 +166,7 @@ class EnvConfig:
     mixed_precision: bool = False
     device: str = "cpu"
     start: StartConfig = field(default_factory=StartConfig)
+    observation: ObservationConfig = field(default_factory=ObservationConfig)
     actions: ActionConfig = field(default_factory=ActionConfig)
     bounds: BoundsConfig = field(default_factory=BoundsConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -210,6 +229,9 @@ class EnvConfig:
             f"{bounds.batch_size_high}",
             self.start.batch_size,
         )
+        for name in ("drop_budget", "drop_valid", "drop_accuracy"):
+            share = getattr(self.observation, name)
+            require(0 <= share <= 1, f"env.observation.{name} must lie in [0, 1]", share)
         for name in ("area_weight", "switch_cost"):
             weight = getattr(self.reward, name)
             require(weight >= 0, f"env.reward.{name} must be at least 0", weight)

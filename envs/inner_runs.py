@@ -15,13 +15,16 @@ from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.guard import diverged, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
-from trainpilot.envs.observation import Observation, Reading, begin, observe
+from trainpilot.envs.observation import Observation, Reading, begin, feature_places, observe
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import LogImprovement, TaskReference, level
 from trainpilot.envs.signals import Evaluation
 from trainpilot.inner_tasks.protocol import InnerTask
 
 BoolArray = NDArray[np.bool_]
+
+#: Signals that a deployment may lack, as `ObservationConfig` names them.
+_DROPPABLE = ("budget", "valid", "accuracy")
 
 
 class Outcome(NamedTuple):
@@ -116,6 +119,8 @@ class InnerRuns:
             mixed_precision=config.mixed_precision,
             device=config.device,
         )
+        self._hidden = feature_places(config.observation.hidden)
+        self._known = np.ones((len(_DROPPABLE), n_runs), dtype=bool)
         self._reward = LogImprovement(config.reward, TaskReference())
         self._has_reference = False
         if reference is not None:
@@ -128,7 +133,8 @@ class InnerRuns:
         valid, outer_valid = self.engine.evaluate()
         self._start_valid, self._start_outer = valid.loss, outer_valid.loss
         self._level = level(outer_valid.loss, outer_valid.loss)
-        self._observer, self.observation = begin(self._reading(valid))
+        self._observer, observation = begin(self._reading(valid))
+        self.observation = self._shown(observation)
 
     def set_reference(self, reference: TaskReference) -> None:
         """Change the unit of the reward, which is also what the guard judges by."""
@@ -157,7 +163,8 @@ class InnerRuns:
         Args:
             rows: which rows.
             seeds: a seed for each of these rows: initial weights, data order, dropout and,
-                where they are random, the starting hyperparameters and the budget.
+                where they are random, the starting hyperparameters, the budget and what is
+                not observed.
             starts: starting hyperparameters for each of these rows, `(1,)` each (default:
                 drawn as configured).
             decisions: of each of these rows, at most `config.decisions` (default: drawn as
@@ -176,6 +183,9 @@ class InnerRuns:
                 int(generator.integers(fewest, self.config.decisions + 1))
                 for generator in generators
             ]
+        shares = [getattr(self.config.observation, f"drop_{signal}") for signal in _DROPPABLE]
+        for row, generator in zip(rows, generators, strict=True):
+            self._known[:, row] = generator.uniform(size=len(shares)) >= shares
         each = self.config.micro_batches_per_decision
         self.engine.reset(rows, seeds, [number * each for number in decisions])
         chosen = np.zeros(self.n_runs, dtype=bool)
@@ -187,7 +197,8 @@ class InnerRuns:
         self._level = np.where(chosen, level(outer_valid.loss, outer_valid.loss), self._level)
         observer, observation = begin(self._reading(valid))
         self._observer = observer.where(chosen, self._observer)
-        self.observation = np.where(chosen[:, None], observation, self.observation)
+        shown = self._shown(observation)
+        self.observation = np.where(chosen[:, None], shown, self.observation)
         return self.observation
 
     def step(self, asked: Hyperparameters) -> Outcome:
@@ -218,7 +229,8 @@ class InnerRuns:
         )
         terminated = exploded | given_up
         self._level = after
-        self._observer, self.observation = observe(self._observer, signals, self._reading(valid))
+        self._observer, observation = observe(self._observer, signals, self._reading(valid))
+        self.observation = self._shown(observation)
         return Outcome(
             observation=self.observation,
             reward=reward,
@@ -237,12 +249,23 @@ class InnerRuns:
         return np.asarray(self.engine.position / self.engine.budgets)
 
     def _reading(self, valid: Evaluation) -> Reading:
+        """What is known of each run; NaN for what is dropped."""
+        budget, has_valid, accuracy = self._known
+        # Not a number would say that there is no validation set.
+        loss = np.where(np.isnan(valid.loss), np.inf, valid.loss)
+        found = valid.metrics.get("accuracy", np.full(self.n_runs, np.nan))
         return Reading(
             hyperparameters=self.hyperparameters,
-            progress=self._progress(),
-            valid_loss=valid.loss,
-            valid_accuracy=valid.metrics.get("accuracy", np.full(self.n_runs, np.nan)),
+            age=self.engine.position.astype(np.float64),
+            progress=np.where(budget, self._progress(), np.nan),
+            valid_loss=np.where(has_valid, loss, np.nan),
+            valid_accuracy=np.where(has_valid & accuracy, found, np.nan),
         )
+
+    def _shown(self, observation: Observation) -> Observation:
+        """The observation without the features that are hidden."""
+        observation[:, self._hidden] = 0
+        return observation
 
 
 def _put(

@@ -3,34 +3,45 @@
 Pure: `begin` and `observe` take a state and give a new one, for any number of runs, so that
 what a policy sees at deployment is made by the code that made it in meta-training. Losses and
 gradients enter only relative to the run's own start, so that multiplying the loss by a
-constant changes nothing.
+constant changes nothing. A signal that a deployment lacks (a validation set, an accuracy, the
+whole budget) leaves its features at 0, and so does a feature that says whether it is there.
 
 | index | name | meaning | low | high |
 | --- | --- | --- | --- | --- |
-| 0 | progress | share of the budget that is spent | 0 | 1 |
-| 1 | train_loss | log train loss relative to the first step's | -7 | 7 |
-| 2 | train_loss_trend | fast minus slow moving average of the log train loss | -3 | 3 |
-| 3 | train_loss_noise | deviation of the log train loss inside the decision | 0 | 3 |
-| 4 | train_loss_slope | its slope over the decision, per decision | -3 | 3 |
-| 5 | gradient_norm | log gradient norm relative to the first step's | -7 | 7 |
-| 6 | gradient_noise | deviation of the log gradient norm inside the decision | 0 | 3 |
-| 7 | gradient_momentum_cosine | mean cosine of gradient and mean gradient | -1 | 1 |
-| 8 | gradient_parameter_cosine | mean cosine of gradient and parameters | -1 | 1 |
-| 9 | gradient_update_cosine | mean cosine of gradient and update | -1 | 1 |
-| 10 | gradient_signal | log norm of the mean gradient over norm of the gradient | -5 | 2 |
-| 11 | relative_update | log10 of update norm over parameter norm, plus 3 | -5 | 5 |
-| 12 | generalisation_gap | log valid loss minus log train loss | -5 | 5 |
-| 13 | valid_loss | log valid loss relative to the start | -7 | 7 |
-| 14 | valid_improvement | fall of the log valid loss since the last decision | -3 | 3 |
-| 15 | valid_regret | log valid loss minus its best so far | 0 | 7 |
-| 16 | valid_accuracy | accuracy on valid, 0 where there is none | 0 | 1 |
-| 17 | has_accuracy | 1 where the task has an accuracy | 0 | 1 |
-| 18 | learning_rate | log10 of the learning rate in Adam's units, plus 3 | -5 | 5 |
-| 19 | learning_rate_change | log10 of the learning rate relative to the start | -5 | 5 |
-| 20 | weight_decay | log10 of (weight decay + 1e-6), plus 6, over 6 | 0 | 1.5 |
-| 21 | momentum | minus log10 of one minus the momentum | 0 | 5 |
-| 22 | since_switch | share of the budget since the optimizer was switched | 0 | 1 |
-| 23+ | optimizer_NAME | 1 for the optimizer in use | 0 | 1 |
+| 0 | has_budget | 1 where the whole budget is known | 0 | 1 |
+| 1 | progress | share of the budget that is spent | 0 | 1 |
+| 2 | age | log10 of one plus the micro-batches so far | 0 | 7 |
+| 3 | train_loss | log train loss relative to the first step's | -7 | 7 |
+| 4 | train_loss_trend | fast minus slow moving average of the log train loss | -3 | 3 |
+| 5 | train_loss_noise | deviation of the log train loss inside the decision | 0 | 3 |
+| 6 | train_loss_slope | its slope over the decision, per decision | -3 | 3 |
+| 7 | train_improvement | fall of the mean log train loss since the last decision | -3 | 3 |
+| 8 | train_regret | mean log train loss minus its best so far | 0 | 7 |
+| 9 | gradient_norm | log gradient norm relative to the first step's | -7 | 7 |
+| 10 | gradient_noise | deviation of the log gradient norm inside the decision | 0 | 3 |
+| 11 | gradient_momentum_cosine | mean cosine of gradient and mean gradient | -1 | 1 |
+| 12 | gradient_parameter_cosine | mean cosine of gradient and parameters | -1 | 1 |
+| 13 | gradient_update_cosine | mean cosine of gradient and update | -1 | 1 |
+| 14 | gradient_signal | log norm of the mean gradient over norm of the gradient | -5 | 2 |
+| 15 | relative_update | log10 of update norm over parameter norm, plus 3 | -5 | 5 |
+| 16 | has_valid | 1 where there is a validation set | 0 | 1 |
+| 17 | generalisation_gap | log valid loss minus log train loss | -5 | 5 |
+| 18 | valid_loss | log valid loss relative to the start | -7 | 7 |
+| 19 | valid_improvement | fall of the log valid loss since the last decision | -3 | 3 |
+| 20 | valid_regret | log valid loss minus its best so far | 0 | 7 |
+| 21 | has_accuracy | 1 where there is an accuracy | 0 | 1 |
+| 22 | valid_accuracy | accuracy on valid | 0 | 1 |
+| 23 | learning_rate | log10 of the learning rate in Adam's units, plus 3 | -5 | 5 |
+| 24 | learning_rate_change | log10 of the learning rate relative to the start | -5 | 5 |
+| 25 | learning_rate_step | log10 of the learning rate relative to the last decision's | -3 | 3 |
+| 26 | weight_decay | log10 of (weight decay + 1e-6), plus 6, over 6 | 0 | 1.5 |
+| 27 | momentum | minus log10 of one minus the momentum | 0 | 5 |
+| 28 | has_clip | 1 where there is a gradient clip | 0 | 1 |
+| 29 | gradient_clip | log of the clip over the decision's gradient norm | -5 | 5 |
+| 30 | clipped | share of the decision's gradients that are longer than the clip | 0 | 1 |
+| 31 | batch_size | log2 of the micro-batches in an update | 0 | 10 |
+| 32 | since_switch | log10 of one plus the micro-batches since the last switch | 0 | 7 |
+| 33+ | optimizer_NAME | 1 for the optimizer in use | 0 | 1 |
 
 Sources: OpenAI's LHOPT (arXiv 2106.00958, appendix on features) and VeLO (arXiv 2211.09760)
 for the choice of moving averages, cosines and relative norms.
@@ -40,7 +51,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,19 +61,24 @@ from trainpilot.envs.actions import relative_learning_rate
 from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
 from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.envs.signals import Signals
+from trainpilot.inner_tasks.errors import unknown
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: Optimizers with a feature of their own; in any other, all of them are 0.
-OBSERVED_OPTIMIZERS = ("sgd", "adam", "rmsprop")
+OBSERVED_OPTIMIZERS = ("sgd", "adam", "rmsprop", "nesterov", "lion")
 
 #: Name, low and high of every feature, in order.
 FEATURES: tuple[tuple[str, float, float], ...] = (
+    ("has_budget", 0, 1),
     ("progress", 0, 1),
+    ("age", 0, 7),
     ("train_loss", -7, 7),
     ("train_loss_trend", -3, 3),
     ("train_loss_noise", 0, 3),
     ("train_loss_slope", -3, 3),
+    ("train_improvement", -3, 3),
+    ("train_regret", 0, 7),
     ("gradient_norm", -7, 7),
     ("gradient_noise", 0, 3),
     ("gradient_momentum_cosine", -1, 1),
@@ -69,17 +86,23 @@ FEATURES: tuple[tuple[str, float, float], ...] = (
     ("gradient_update_cosine", -1, 1),
     ("gradient_signal", -5, 2),
     ("relative_update", -5, 5),
+    ("has_valid", 0, 1),
     ("generalisation_gap", -5, 5),
     ("valid_loss", -7, 7),
     ("valid_improvement", -3, 3),
     ("valid_regret", 0, 7),
-    ("valid_accuracy", 0, 1),
     ("has_accuracy", 0, 1),
+    ("valid_accuracy", 0, 1),
     ("learning_rate", -5, 5),
     ("learning_rate_change", -5, 5),
+    ("learning_rate_step", -3, 3),
     ("weight_decay", 0, 1.5),
     ("momentum", 0, 5),
-    ("since_switch", 0, 1),
+    ("has_clip", 0, 1),
+    ("gradient_clip", -5, 5),
+    ("clipped", 0, 1),
+    ("batch_size", 0, 10),
+    ("since_switch", 0, 7),
     *((f"optimizer_{name}", 0.0, 1.0) for name in OBSERVED_OPTIMIZERS),
 )
 FEATURE_NAMES = tuple(name for name, _, _ in FEATURES)
@@ -99,35 +122,57 @@ def schema_hash() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def feature_places(names: Iterable[str]) -> list[int]:
+    """Where features stand in the vector.
+
+    Raises:
+        TrainpilotError: if there is none of a name.
+    """
+    places = []
+    for name in names:
+        if name not in FEATURE_NAMES:
+            raise unknown("feature", name, FEATURE_NAMES)
+        places.append(FEATURE_NAMES.index(name))
+    return places
+
+
 class Reading(NamedTuple):
-    """What is known of each run beside its signals, `(n_runs,)` each.
+    """What is known of each run beside its signals, `(n_runs,)` each; NaN: not known.
 
     Attributes:
         hyperparameters: in use since the last decision.
+        age: micro-batches so far.
         progress: share of the budget that is spent, in [0, 1].
-        valid_loss: loss on the observed part of `valid`.
-        valid_accuracy: accuracy there, NaN where there is none.
+        valid_loss: loss on the observed part of `valid`; infinite where it is not finite.
+        valid_accuracy: accuracy there.
     """
 
     hyperparameters: Hyperparameters
+    age: FloatArray
     progress: FloatArray
     valid_loss: FloatArray
     valid_accuracy: FloatArray
 
 
 class ObserverState(NamedTuple):
-    """What the observation remembers of each run, `(n_runs,)` each; NaN: not seen yet."""
+    """What the observation remembers of each run, `(n_runs,)` each; NaN: not seen yet.
+
+    Losses but for `valid_...` are logs relative to the first.
+    """
 
     train_start: FloatArray
     gradient_start: FloatArray
     train_fast: FloatArray
     train_slow: FloatArray
+    train_last: FloatArray
+    train_best: FloatArray
     valid_start: FloatArray
     valid_last: FloatArray
     valid_best: FloatArray
-    learning_rate_start: FloatArray
+    rate_start: FloatArray
+    rate_last: FloatArray
     optimizer: IntArray
-    switch_progress: FloatArray
+    switch_age: FloatArray
 
     def where(self, rows: NDArray[np.bool_], other: ObserverState) -> ObserverState:
         """This state in the rows that are chosen, the other elsewhere."""
@@ -141,18 +186,22 @@ def begin(reading: Reading) -> tuple[ObserverState, Observation]:
     Returns:
         The state, and the observation `(n_runs, n_features)` whose signals are zero.
     """
-    unseen = np.full(len(reading.progress), np.nan)
+    unseen = np.full(len(reading.age), np.nan)
+    rate = relative_learning_rate(reading.hyperparameters)
     state = ObserverState(
         train_start=unseen,
         gradient_start=unseen,
         train_fast=unseen,
         train_slow=unseen,
+        train_last=unseen,
+        train_best=unseen,
         valid_start=reading.valid_loss,
         valid_last=reading.valid_loss,
         valid_best=reading.valid_loss,
-        learning_rate_start=relative_learning_rate(reading.hyperparameters),
+        rate_start=rate,
+        rate_last=rate,
         optimizer=reading.hyperparameters.optimizer,
-        switch_progress=np.zeros(len(unseen)),
+        switch_age=np.zeros(len(unseen)),
     )
     return state, _assemble({}, reading, state)
 
@@ -173,83 +222,114 @@ def observe(
     """
     with np.errstate(all="ignore"):
         train_start = _first(state.train_start, signals.train_loss[:, 0])
-        gradient_start = _first(state.gradient_start, signals.gradient_norm[:, 0])
         train = _log_ratio(signals.train_loss, train_start[:, None])
-        gradient = _log_ratio(signals.gradient_norm, gradient_start[:, None])
-        valid = _log_ratio(reading.valid_loss, state.valid_start)
-        valid_last = _log_ratio(state.valid_last, state.valid_start)
-        valid_best = np.fmin(state.valid_best, reading.valid_loss)
         fast, slow = _moving_averages(state, train)
         optimizer = reading.hyperparameters.optimizer
         switched = optimizer != state.optimizer
-        window_start = state.switch_progress
+        age_before = reading.age - train.shape[1]
         after = ObserverState(
             train_start=train_start,
-            gradient_start=gradient_start,
+            gradient_start=_first(state.gradient_start, signals.gradient_norm[:, 0]),
             train_fast=fast,
             train_slow=slow,
+            train_last=train.mean(1),
+            train_best=np.fmin(state.train_best, train.mean(1)),
             valid_start=state.valid_start,
             valid_last=reading.valid_loss,
-            valid_best=valid_best,
-            learning_rate_start=state.learning_rate_start,
+            valid_best=np.fmin(state.valid_best, reading.valid_loss),
+            rate_start=state.rate_start,
+            rate_last=relative_learning_rate(reading.hyperparameters),
             optimizer=optimizer,
-            switch_progress=np.where(switched, reading.progress, window_start),
-        )
-        relative_update = np.log10(signals.update_norm / signals.parameter_norm)
-        # Before its first update a run has no mean gradient yet.
-        gradient_signal = np.log(
-            np.where(signals.momentum_norm > 0, signals.momentum_norm, np.nan)
-            / signals.gradient_norm
-        )
-        # Both losses in the same unit: the train loss at the first step.
-        gap = np.log(reading.valid_loss + _LOSS_FLOOR * train_start) - np.log(
-            signals.train_loss.mean(1) + _LOSS_FLOOR * train_start
+            switch_age=np.where(switched, age_before, state.switch_age),
         )
         features = {
             "train_loss": train.mean(1),
             "train_loss_trend": fast - slow,
             "train_loss_noise": train.std(1),
             "train_loss_slope": _slope(train) * train.shape[1],
-            "gradient_norm": gradient.mean(1),
-            "gradient_noise": gradient.std(1),
-            "gradient_momentum_cosine": signals.gradient_momentum_cosine.mean(1),
-            "gradient_parameter_cosine": signals.gradient_parameter_cosine.mean(1),
-            "gradient_update_cosine": _mean_known(signals.gradient_update_cosine),
-            "gradient_signal": _mean_known(gradient_signal),
-            "relative_update": _mean_known(relative_update) + 3,
-            "generalisation_gap": gap,
-            "valid_loss": valid,
-            "valid_improvement": valid_last - valid,
-            "valid_regret": valid - _log_ratio(valid_best, state.valid_start),
+            "train_improvement": state.train_last - train.mean(1),
+            "train_regret": train.mean(1) - after.train_best,
+            "learning_rate_step": np.log10(after.rate_last / state.rate_last),
+            **_gradient_features(signals, reading, after),
+            **_valid_features(signals, reading, state, after),
         }
     return after, _assemble(features, reading, after)
+
+
+def _gradient_features(
+    signals: Signals, reading: Reading, state: ObserverState
+) -> dict[str, FloatArray]:
+    """What gradients and updates say."""
+    norm = signals.gradient_norm
+    gradient = _log_ratio(norm, state.gradient_start[:, None])
+    relative_update = np.log10(signals.update_norm / signals.parameter_norm)
+    # Before its first update a run has no mean gradient yet.
+    mean_norm = np.where(signals.momentum_norm > 0, signals.momentum_norm, np.nan)
+    clip = reading.hyperparameters.gradient_clip
+    return {
+        "gradient_norm": gradient.mean(1),
+        "gradient_noise": gradient.std(1),
+        "gradient_momentum_cosine": signals.gradient_momentum_cosine.mean(1),
+        "gradient_parameter_cosine": signals.gradient_parameter_cosine.mean(1),
+        "gradient_update_cosine": _mean_known(signals.gradient_update_cosine),
+        "gradient_signal": _mean_known(np.log(mean_norm / norm)),
+        "relative_update": _mean_known(relative_update) + 3,
+        "gradient_clip": np.where(np.isinf(clip), np.nan, np.log(clip / norm.mean(1))),
+        "clipped": (norm > clip[:, None]).mean(1),
+    }
+
+
+def _valid_features(
+    signals: Signals, reading: Reading, before: ObserverState, after: ObserverState
+) -> dict[str, FloatArray]:
+    """What the validation set says; all NaN where there is none."""
+    valid = _log_ratio(reading.valid_loss, after.valid_start)
+    # Both losses in the same unit: the train loss at the first step.
+    floor = _LOSS_FLOOR * after.train_start
+    gap = np.log(reading.valid_loss + floor) - np.log(signals.train_loss.mean(1) + floor)
+    return {
+        "generalisation_gap": gap,
+        "valid_loss": valid,
+        "valid_improvement": _log_ratio(before.valid_last, after.valid_start) - valid,
+        "valid_regret": valid - _log_ratio(after.valid_best, after.valid_start),
+    }
 
 
 def _assemble(
     features: dict[str, FloatArray], reading: Reading, state: ObserverState
 ) -> Observation:
-    """Put the features that need no signals beside the given ones, within bounds."""
-    hyperparameters = reading.hyperparameters
-    rate = relative_learning_rate(hyperparameters)
-    accuracy = reading.valid_accuracy
-    known = features | {
-        "progress": reading.progress,
-        "valid_accuracy": np.where(np.isnan(accuracy), 0.0, accuracy),
-        "has_accuracy": np.where(np.isnan(accuracy), 0.0, 1.0),
-        "learning_rate": np.log10(rate) + 3,
-        "learning_rate_change": np.log10(rate / state.learning_rate_start),
-        "weight_decay": (np.log10(hyperparameters.weight_decay + 1e-6) + 6) / 6,
-        "momentum": -np.log10(1 - hyperparameters.momentum),
-        "since_switch": reading.progress - state.switch_progress,
-    }
-    for name in OBSERVED_OPTIMIZERS:
-        used = hyperparameters.optimizer == optimizer_index(name)
-        known[f"optimizer_{name}"] = used.astype(np.float64)
-    zero = np.zeros(len(reading.progress))
+    """The given features and those that need no signals, in order and within bounds."""
+    with np.errstate(all="ignore"):
+        known = features | _own_features(reading, state)
+    zero = np.zeros(len(reading.age))
     vector = np.stack([known.get(name, zero) for name in FEATURE_NAMES], axis=1)
     # Undefined says nothing; infinite is as far as the bounds go.
     vector = np.nan_to_num(vector, nan=0.0, posinf=np.inf, neginf=-np.inf)
     return np.asarray(np.clip(vector, LOW, HIGH), dtype=np.float32)
+
+
+def _own_features(reading: Reading, state: ObserverState) -> dict[str, NDArray[Any]]:
+    """Those that need no signals."""
+    hyperparameters = reading.hyperparameters
+    rate = relative_learning_rate(hyperparameters)
+    own = {
+        "has_budget": ~np.isnan(reading.progress),
+        "progress": reading.progress,
+        "age": np.log10(1 + reading.age),
+        "has_valid": ~np.isnan(reading.valid_loss),
+        "has_accuracy": ~np.isnan(reading.valid_accuracy),
+        "valid_accuracy": reading.valid_accuracy,
+        "learning_rate": np.log10(rate) + 3,
+        "learning_rate_change": np.log10(rate / state.rate_start),
+        "weight_decay": (np.log10(hyperparameters.weight_decay + 1e-6) + 6) / 6,
+        "momentum": -np.log10(1 - hyperparameters.momentum),
+        "has_clip": np.isfinite(hyperparameters.gradient_clip),
+        "batch_size": np.log2(hyperparameters.batch_size),
+        "since_switch": np.log10(1 + reading.age - state.switch_age),
+    }
+    for name in OBSERVED_OPTIMIZERS:
+        own[f"optimizer_{name}"] = hyperparameters.optimizer == optimizer_index(name)
+    return own
 
 
 def _first(seen: FloatArray, now: FloatArray) -> FloatArray:

@@ -14,12 +14,15 @@ import trainpilot
 from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig, GuardConfig, StartConfig
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.rewards import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker import Worker
 from trainpilot.inner_tasks import TrainpilotError
 
 KEEP_ADAM = np.array([2, 1])
+
+PROGRESS = FEATURE_NAMES.index("progress")
 
 
 def make(task, **changes):
@@ -152,7 +155,7 @@ def test_vector_rows_equal_the_single_environment_and_restart_in_place(moons):
     np.testing.assert_allclose(infos[1]["terminal_observation"], outcome.observation[0], atol=1e-3)
     assert infos[1]["episode"] == {"r": pytest.approx(total), "l": 3}
     assert not infos[1]["TimeLimit.truncated"]
-    assert (observation[:, 0] == 0).all()  # progress: both rows have started anew
+    assert (observation[:, PROGRESS] == 0).all()  # both rows have started anew
 
 
 def test_vector_seed_is_that_of_the_next_reset(moons):
@@ -214,7 +217,7 @@ def test_each_row_has_its_own_budget(moons):
     truncated = []
     for step in range(2):
         truncated.append(runs.step(runs.hyperparameters).truncated.tolist())
-        assert runs.observation[:, 0] == pytest.approx((step + 1) / np.array([2, 6, 3]))
+        assert runs.observation[:, PROGRESS] == pytest.approx((step + 1) / np.array([2, 6, 3]))
     assert truncated == [[False] * 3, [True, False, False]]
     runs.reset([0], [7], decisions=[6])
     assert runs.step(runs.hyperparameters).truncated.tolist() == [False, False, True]

@@ -26,8 +26,10 @@ from trainpilot.envs.signals import Signals
 
 
 def reading(progress=0.1, valid=2.0, accuracy=0.5, n_runs=1, **settings):
+    """After `progress` of a budget of 100 micro-batches."""
     return Reading(
         Hyperparameters.full(n_runs, **settings),
+        np.full(n_runs, 100 * np.nan_to_num(progress)),
         np.full(n_runs, progress),
         np.full(n_runs, valid),
         np.full(n_runs, accuracy),
@@ -71,11 +73,14 @@ def test_known_values():
     assert named(first)["valid_accuracy"] == 0.5
     assert named(first)["train_loss"] == 0
     flat = Signals(*[np.ones((1, 10))] * 5, *[np.full((1, 10), 0.25)] * 3)
-    after, vector = observe(
-        state, flat, reading(progress=0.5, valid=1.0, optimizer="sgd", learning_rate=0.3)
-    )
+    used = {"optimizer": "sgd", "learning_rate": 0.3, "gradient_clip": 0.5, "batch_size": 4}
+    after, vector = observe(state, flat, reading(progress=0.5, valid=1.0, **used))
     values = named(vector)
     assert values["progress"] == 0.5
+    assert values["age"] == pytest.approx(np.log10(51))
+    assert values["gradient_clip"] == pytest.approx(np.log(0.5))
+    assert values["clipped"] == values["has_clip"] == values["has_budget"] == 1
+    assert values["batch_size"] == 2
     assert values["train_loss"] == pytest.approx(0, abs=1e-9)
     assert values["train_loss_slope"] == pytest.approx(0, abs=1e-9)
     assert values["train_loss_noise"] == 0
@@ -87,12 +92,18 @@ def test_known_values():
     # SGD's 0.3 is Adam's 0.01: one decade above the start.
     assert values["learning_rate"] == pytest.approx(1)
     assert values["learning_rate_change"] == pytest.approx(1)
-    assert values["since_switch"] == 0
+    assert values["learning_rate_step"] == pytest.approx(1)
+    # The decision's own ten micro-batches.
+    assert values["since_switch"] == pytest.approx(np.log10(11))
     assert values["optimizer_sgd"] == 1
     assert values["optimizer_adam"] == 0
-    worse = reading(progress=0.75, valid=1.5, optimizer="sgd", learning_rate=0.3)
-    values = named(observe(after, flat, worse)[1])
-    assert values["since_switch"] == 0.25
+    worse = reading(progress=0.75, valid=1.5, **used)
+    higher = flat._replace(train_loss=np.full((1, 10), 2.0))
+    values = named(observe(after, higher, worse)[1])
+    assert values["since_switch"] == pytest.approx(np.log10(1 + 75 - 40))
+    assert values["learning_rate_step"] == 0
+    assert values["train_improvement"] == pytest.approx(-np.log(2.001 / 1.001), rel=1e-5)
+    assert values["train_regret"] == pytest.approx(np.log(2.001 / 1.001), rel=1e-5)
     assert values["valid_regret"] == pytest.approx(np.log(0.751 / 0.501), rel=1e-5)
 
 
@@ -120,6 +131,32 @@ def test_multiplying_the_loss_changes_nothing(scale):
             seen.append(vector)
         vectors.append(np.concatenate(seen))
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
+
+
+def test_what_is_not_known_leaves_its_features_at_zero():
+    """Of what is there, the vector says the same as if all were known."""
+    lacking = {"progress": np.nan, "valid": np.nan, "accuracy": np.nan}
+    gone = {
+        "has_budget", "progress", "has_valid", "generalisation_gap", "valid_loss",
+        "valid_improvement", "valid_regret", "has_accuracy", "valid_accuracy",
+    }  # fmt: skip
+    whole, _ = begin(reading(progress=0.0))
+    part, _ = begin(reading(**lacking | {"progress": 0.0})._replace(progress=np.array([np.nan])))
+    for step in range(2):
+        known = reading(progress=0.1 * (step + 1))
+        unknown = reading(**lacking)._replace(age=known.age)
+        whole, full = observe(whole, signals(seed=step), known)
+        part, partial = observe(part, signals(seed=step), unknown)
+        for name, value in named(partial).items():
+            assert value == (0 if name in gone else named(full)[name]), name
+    assert all(named(full)[name] for name in ("has_budget", "has_valid", "has_accuracy"))
+
+
+def test_a_valid_loss_that_is_not_finite_is_as_bad_as_can_be():
+    state, _ = begin(reading(progress=0.0))
+    values = named(observe(state, signals(), reading(valid=np.inf))[1])
+    assert values["has_valid"] == 1
+    assert values["valid_loss"] == values["valid_regret"] == 7
 
 
 anything = st.floats(allow_nan=True, allow_infinity=True, width=64)

@@ -16,7 +16,7 @@ from trainpilot.agents.policy_file import load_policy, read_metadata, save_polic
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.config import ActionConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
-from trainpilot.envs.observation import FEATURES, schema_hash
+from trainpilot.envs.observation import FEATURE_NAMES, FEATURES, schema_hash
 from trainpilot.envs.single import observation_space
 from trainpilot.inner_tasks import TrainpilotError
 
@@ -45,7 +45,7 @@ def policy():
 @pytest.fixture
 def path(policy, tmp_path):
     path = tmp_path / "policy.safetensors"
-    save_policy(path, policy, ACTIONS, [16, 16], {"seed": 0})
+    save_policy(path, policy, ACTIONS, [16, 16], [], {"seed": 0})
     return path
 
 
@@ -72,6 +72,25 @@ def test_a_saved_policy_decides_as_before(policy, path):
     np.testing.assert_array_equal(*(d.explanation.value for d in decisions))
     np.testing.assert_array_equal(*(d.hyperparameters.learning_rate for d in decisions))
     assert len(np.unique(decisions[0].explanation.action, axis=0)) > 5
+
+
+def test_features_that_were_hidden_in_training_stay_hidden(policy, tmp_path):
+    path = tmp_path / "policy.safetensors"
+    save_policy(path, policy, ACTIONS, [16, 16], ["age", "momentum"], {})
+    seen = view()
+    shown = seen.observation.copy()
+    shown[:, [FEATURE_NAMES.index("age"), FEATURE_NAMES.index("momentum")]] = 0
+    values = []
+    for controller, each in (
+        (load_policy(str(path)), seen),
+        (PolicyController(policy, ACTIONS), seen._replace(observation=shown)),
+        (PolicyController(policy, ACTIONS), seen),
+    ):
+        controller.begin(50, ACTIONS, 0)
+        values.append(controller.decide(each).explanation.value)
+    np.testing.assert_array_equal(values[0], values[1])
+    assert (values[0] != values[2]).any()
+    np.testing.assert_array_equal(seen.observation, observations())
 
 
 def test_the_choice_is_the_most_probable_one_and_is_applied(policy):

@@ -17,6 +17,7 @@ from torch import nn
 
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.groups import GroupSpec
+from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker import Worker
 from trainpilot.envs.worker_pool import WorkerPool, start_groups
@@ -28,6 +29,8 @@ CONFIG = EnvConfig(
     micro_batches_per_decision=2,
     start=StartConfig(["adam", "sgd"], 1e-3, 1e-1),
 )
+
+PROGRESS = FEATURE_NAMES.index("progress")
 
 
 def task(name, width=3, loss="cross_entropy"):
@@ -118,7 +121,7 @@ def test_an_end_starts_the_row_anew_with_the_seed_that_was_given():
     for _ in range(3):
         transition = worker.step(np.full((10, 2), 1), np.full(10, 77))
     assert transition.truncated.all()
-    assert (transition.terminal_observation[:, 0] == 1).all()  # progress
+    assert (transition.terminal_observation[:, PROGRESS] == 1).all()
     fresh = Worker(specs()).reset(np.full(10, 77))
     np.testing.assert_array_equal(transition.observation, fresh.observation)
     np.testing.assert_array_equal(
@@ -171,6 +174,7 @@ PARENT = """
     import numpy as np
     from trainpilot.envs.config import EnvConfig
     from trainpilot.envs.groups import GroupSpec
+from trainpilot.envs.observation import FEATURE_NAMES
     from trainpilot.envs.worker_pool import start_groups
     from trainpilot.inner_tasks.catalogue import load_task
 
