@@ -28,6 +28,7 @@ from trainpilot.agents.meta_training import (
 from trainpilot.agents.policy_file import save_policy
 from trainpilot.envs.observation import schema_hash
 from trainpilot.inner_tasks.catalogue import make_tasks
+from trainpilot.inner_tasks.errors import require
 
 
 def train(config: TrainConfig) -> None:
@@ -36,6 +37,12 @@ def train(config: TrainConfig) -> None:
     check_seed(config.seed)
     config.agent.validate()
     config.env.validate()
+    require(
+        not config.env.actions.continuous,
+        "trainpilot train learns choices, so env.actions.continuous must be false; continuous "
+        "actions are for algorithms of your own on the environment",
+        "true",
+    )
     identity = _identity(config)
     references = folder / "references.json"
     known: dict[str, float] = {}

@@ -68,6 +68,8 @@ class ActionConfig:
         gradient_clip: factors of the largest gradient norm, each > 0.
         batch_size: factors of the batch size, each > 0.
         optimizers: names to choose among.
+        continuous: actions are numbers (`Box`) between the smallest and the largest factor,
+            not choices (`MultiDiscrete`); for algorithms that want them.
     """
 
     learning_rate: list[float] = field(default_factory=lambda: [0.35, 0.7, 1.0, 1.4, 2.8])
@@ -76,6 +78,7 @@ class ActionConfig:
     gradient_clip: list[float] = field(default_factory=list)
     batch_size: list[float] = field(default_factory=list)
     optimizers: list[str] = field(default_factory=lambda: ["sgd", "adam", "rmsprop"])
+    continuous: bool = False
 
 
 @dataclass

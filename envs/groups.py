@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.actions import Action, ActionSpec
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.hyperparameters import IntArray
 from trainpilot.envs.transition import Start, Transition
@@ -64,11 +64,11 @@ class Groups(Protocol):
         """
         ...
 
-    def step(self, actions: IntArray, seeds: IntArray) -> Transition:
+    def step(self, actions: Action, seeds: IntArray) -> Transition:
         """Make a decision in every row; a row whose run ends starts anew.
 
         Args:
-            actions: index of the choice of each head, `(n_rows, n_heads)`.
+            actions: of every row, as `actions.space` has them, `(n_rows, ...)`.
             seeds: of the run that follows in each row, should the present one end, `(n_rows,)`.
         """
         ...

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from trainpilot.envs.actions import Action
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.hyperparameters import FloatArray, IntArray
@@ -31,7 +31,7 @@ from trainpilot.inner_tasks.protocol import InnerTask
 StepResult = tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]
 
 
-class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
+class InnerTrainingVectorEnv(VectorEnv[Observation, Action, Array]):
     """Rows of `trainpilot.envs.single.InnerTrainingEnv`, trained side by side.
 
     With `reset(seed=s)`, row `i` is the single environment with `reset(seed=s + i)`, up to
@@ -79,7 +79,7 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
         self.render_mode = None
         self.single_observation_space = observation_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.single_action_space = spaces.MultiDiscrete(self._groups.actions.n_choices)
+        self.single_action_space = self._groups.actions.space
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._run_seeds = RowSeeds(num_envs)
 
@@ -114,14 +114,14 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
         columns = {"run_seed": run_seeds, **hyperparameter_columns(hyperparameters)}
         return observation, _masked(columns, everywhere)
 
-    def step(self, actions: IntArray) -> StepResult:
+    def step(self, actions: Action) -> StepResult:
         """Make a decision in every row.
 
         Args:
-            actions: index of the choice of each head, `(num_envs, n_heads)`.
+            actions: of every row, as `single_action_space` has them, `(num_envs, ...)`.
         """
         run_seeds = self._run_seeds.next.copy()
-        transition = self._groups.step(np.asarray(actions, dtype=np.int64), run_seeds)
+        transition = self._groups.step(np.asarray(actions), run_seeds)
         self._run_seeds.advance(np.flatnonzero(transition.ended).tolist())
         return (
             transition.observation,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trainpilot.envs.actions import Action
 from trainpilot.envs.groups import GroupSpec, OnReady
 from trainpilot.envs.hyperparameters import Hyperparameters, IntArray
 from trainpilot.envs.inner_runs import InnerRuns
@@ -73,7 +74,7 @@ class Worker:
             Hyperparameters.concatenate([group.hyperparameters for group in self.groups]),
         )
 
-    def step(self, actions: IntArray, seeds: IntArray) -> Transition:
+    def step(self, actions: Action, seeds: IntArray) -> Transition:
         """As `Groups.step` has it."""
         result = Transition.blank(len(self.task_names))
         for group, rows in self._rows():
@@ -92,7 +93,7 @@ class Worker:
         ]
 
 
-def _step(group: InnerRuns, actions: IntArray, seeds: IntArray) -> Transition:
+def _step(group: InnerRuns, actions: Action, seeds: IntArray) -> Transition:
     """Make the decision in every row of a group and start anew the rows that ended."""
     outcome = group.step(group.actions.apply(group.hyperparameters, actions))
     ended = np.flatnonzero(outcome.terminated | outcome.truncated)

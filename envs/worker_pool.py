@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.actions import Action, ActionSpec
 from trainpilot.envs.groups import Groups, GroupSpec, OnReady
 from trainpilot.envs.hyperparameters import IntArray
 from trainpilot.envs.shared_rows import SharedRows
@@ -78,7 +78,7 @@ class WorkerPool:
         self.reports: dict[str, str] = {}
         self.workers: list[WorkerProcess] = []
         self._closed = False
-        shared = SharedRows(len(self.task_names), len(self.actions.heads))
+        shared = SharedRows(len(self.task_names), self.actions.space)
         self._views = shared.views()
         try:
             self._start(assign(specs, n_workers), shared, on_ready)
@@ -111,7 +111,7 @@ class WorkerPool:
         # Copies: the next command writes where these stand.
         return self._views.transition.map(np.copy).start()
 
-    def step(self, actions: IntArray, seeds: IntArray) -> Transition:
+    def step(self, actions: Action, seeds: IntArray) -> Transition:
         """As `Groups.step` has it."""
         self._finish()
         self._views.actions[:] = actions

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import SAC
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import trainpilot
@@ -18,6 +19,7 @@ from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.rewards import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker import Worker
+from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks import TrainpilotError
 
 KEEP_ADAM = np.array([2, 1])
@@ -40,6 +42,27 @@ def test_checkers_pass_without_a_warning(moons, actions):
     check_env(env.unwrapped)
     check_env_sb3(env.unwrapped)
     check_env_sb3(env)
+
+
+def test_continuous_actions_serve_algorithms_that_want_them(moons):
+    """In a single environment, in workers and for SAC, which takes nothing else."""
+    config = EnvConfig(
+        decisions=4, micro_batches_per_decision=3, actions=ActionConfig(continuous=True)
+    )
+    check_env_sb3(gymnasium.make(trainpilot.ENV_ID, task=moons, config=config))
+    groups = [start_groups([GroupSpec(moons, 4, config)], n_workers) for n_workers in (0, 2)]
+    seeds = np.arange(4)
+    rates = []
+    for each in groups:
+        each.reset(seeds)
+        action = each.actions.draw(np.random.default_rng(0), 4)
+        rates.append(each.step(action, seeds).hyperparameters.learning_rate)
+    groups[1].close()
+    np.testing.assert_array_equal(*rates)
+    assert len(np.unique(rates[0])) == 4
+    agent = SAC("MlpPolicy", InnerTrainingVecEnv(groups[0], 0), learning_starts=8, device="cpu")
+    agent.learn(24)
+    assert agent.num_timesteps == 24
 
 
 def test_checkers_pass_on_the_default_task():
