@@ -15,7 +15,7 @@ from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig, GuardC
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.observation import FEATURE_NAMES
-from trainpilot.envs.rewards import TaskReference
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker import Worker
 from trainpilot.inner_tasks import TrainpilotError
@@ -196,7 +196,7 @@ def test_a_hopeless_run_is_ended_and_its_row_starts_anew(quadratic):
         start=StartConfig(learning_rate_low=1e-7, learning_rate_high=1e-7),
         guard=GuardConfig(hopeless_share=0.2, hopeless_after=0.5),
     )
-    runs = InnerRuns(quadratic, 3, config, TaskReference(-1.0))
+    runs = InnerRuns(quadratic, 3, config, TaskReference((-1.0,)))
     runs.reset(range(3), range(3))
     still = runs.hyperparameters
     learning = replace(still, learning_rate=np.array([1e-7, 0.3, 1e-7]))

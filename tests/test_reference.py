@@ -7,8 +7,8 @@ import pytest
 
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.levels import level
 from trainpilot.envs.reference import grid, measure_reference
-from trainpilot.envs.rewards import level
 
 
 def test_on_a_quadratic_the_grid_reaches_the_optimum(quadratic):
