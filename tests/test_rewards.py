@@ -15,15 +15,16 @@ from trainpilot.inner_tasks import TrainpilotError
 
 DECISIONS = 10
 REFERENCE = TaskReference((-0.2, -0.4, -0.6, -0.8, -1.0))
+#: Curves that are at the reference's end at once, at last and never.
+EARLY, LATE, NEVER = [-1.0] * 10, [START_LEVEL] * 9 + [-1.0], [START_LEVEL] * 10
 #: From the lowest level to the highest.
 RANGE = HIGHEST_LEVEL - LOWEST_LEVEL
 
 every_reward = pytest.mark.parametrize("name", REWARD_NAMES)
-levels = st.lists(st.floats(LOWEST_LEVEL, HIGHEST_LEVEL), min_size=DECISIONS, max_size=DECISIONS)
-references = st.lists(st.floats(LOWEST_LEVEL, HIGHEST_LEVEL), min_size=1, max_size=12).map(
-    lambda curve: TaskReference(tuple(curve))
-)
-weights = st.builds(
+level = st.floats(LOWEST_LEVEL, HIGHEST_LEVEL)
+curves = st.lists(level, min_size=DECISIONS, max_size=DECISIONS)
+references = st.lists(level, min_size=1, max_size=12).map(lambda curve: TaskReference(tuple(curve)))
+configs = st.builds(
     lambda name, area, shaping: RewardConfig(name, area, shaping, 0.0),
     st.sampled_from(REWARD_NAMES),
     st.sampled_from([0.0, 1.0]),
@@ -31,30 +32,12 @@ weights = st.builds(
 )
 
 
-def rewards(config, curve, reference=REFERENCE, switches=0, diverged_at=None, hopeless_at=None):
-    """The rewards of a run with these levels after its decisions, until the guard ends it."""
-    rows = RowReferences(1)
-    rows.put(reference)
-    reward = REWARDS[config.name](config)
-    earned = []
-    for step, (before, after) in enumerate(zip([START_LEVEL, *curve], curve, strict=False)):
-        stretch = Stretch(
-            before=np.array([before]),
-            after=np.array([after]),
-            since=np.array([step / len(curve)]),
-            until=np.array([(step + 1) / len(curve)]),
-            diverged=np.array([step == diverged_at]),
-            hopeless=np.array([step == hopeless_at]),
-            switched=np.array([step < switches]),
-        )
-        earned.append(reward(stretch, rows)[0])
-        if stretch.ended[0]:
-            break
-    return earned
-
-
-def total(name, curve, **changes):
-    return sum(rewards(RewardConfig(name), curve, **changes))
+@pytest.fixture(scope="module")
+def total(rewards_of):
+    """The return of a curve beside `REFERENCE`, by the name of a reward."""
+    return lambda name, curve, **changes: rewards_of(
+        RewardConfig(name), curve, REFERENCE, **changes
+    ).sum()
 
 
 def closed_form(config, curve, reference):
@@ -74,16 +57,16 @@ def closed_form(config, curve, reference):
     return -charge / len(curve)
 
 
-@given(weights, levels, references)
-def test_the_return_is_its_closed_form(config, curve, reference):
-    earned = sum(rewards(config, curve, reference))
+@given(configs, curves, references)
+def test_the_return_is_its_closed_form(rewards_of, config, curve, reference):
+    earned = rewards_of(config, curve, reference).sum()
     assert earned == pytest.approx(closed_form(config, curve, reference), abs=1e-7)
 
 
-@given(weights, levels, references, st.none() | st.integers(0, DECISIONS - 1), st.booleans())
-def test_rewards_and_returns_are_bounded(config, curve, reference, ended, diverged):
+@given(configs, curves, references, st.none() | st.integers(0, DECISIONS - 1), st.booleans())
+def test_rewards_and_returns_are_bounded(rewards_of, config, curve, reference, ended, diverged):
     end = {"diverged_at" if diverged else "hopeless_at": ended}
-    earned = np.array(rewards(config, curve, reference, **end))
+    earned = rewards_of(config, curve, reference, **end)
     unit = RANGE / reference.span
     # A decision that ends a run answers for the whole rest of its budget.
     each, whole = {
@@ -99,7 +82,7 @@ def test_rewards_and_returns_are_bounded(config, curve, reference, ended, diverg
 
 
 @every_reward
-def test_a_curve_earns_the_same_over_any_number_of_decisions(name):
+def test_a_curve_earns_the_same_over_any_number_of_decisions(total, name):
     held = np.linspace(0, -1.5, 15)
     fine = total(name, np.repeat(held, 2))
     assert total(name, held) == pytest.approx(fine)
@@ -109,79 +92,81 @@ def test_a_curve_earns_the_same_over_any_number_of_decisions(name):
         return START_LEVEL - 1.5 * np.arange(1, decisions + 1) / decisions
 
     # Seen more often, a smooth curve earns what it earned, but for half a decision's area.
-    assert total(name, falling(15)) == pytest.approx(total(name, falling(30)), abs=1 / 15)
-    assert total(name, falling(300)) == pytest.approx(total(name, falling(600)), abs=1 / 300)
+    for decisions in (15, 300):
+        coarse, fine = total(name, falling(decisions)), total(name, falling(2 * decisions))
+        assert coarse == pytest.approx(fine, abs=1 / decisions)
 
 
 @every_reward
-def test_reaching_the_reference_early_earns_more_than_late(name):
-    early, late = [-1.0] * 10, [START_LEVEL] * 9 + [-1.0]
-    assert total(name, early) > total(name, late)
+def test_reaching_the_reference_early_earns_more_than_late(total, name):
+    assert total(name, EARLY) > total(name, LATE) > total(name, NEVER)
 
 
-def test_known_returns():
-    early, late, never = [-1.0] * 10, [START_LEVEL] * 9 + [-1.0], [START_LEVEL] * 10
-    expected = {
-        "log_improvement": (1.0, 0.1, -1.0),
-        "area_under_curve": (0.0, -0.9, -1.0),
-        "over_reference": (0.4 / REFERENCE.span, 0.4 / REFERENCE.span - 0.9, None),
-    }
-    for name, returns in expected.items():
-        for curve, value in zip((early, late, never), returns, strict=True):
-            if value is not None:
-                assert total(name, curve) == pytest.approx(value), name
-    pure = RewardConfig("time_to_target", shaping=0.0)
-    assert [sum(rewards(pure, curve)) for curve in (early, late, never)] == pytest.approx(
-        [0.0, -0.9, -1.0]
-    )
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("log_improvement", [1.0, 0.1, -1.0]),
+        ("area_under_curve", [0.0, -0.9, -1.0]),
+        ("over_reference", np.array([0.4, 0.4, 0.4]) / REFERENCE.span - [0.0, 0.9, 2.0]),
+    ],
+)
+def test_known_returns(total, name, expected):
+    assert [total(name, curve) for curve in (EARLY, LATE, NEVER)] == pytest.approx(expected)
 
 
-def test_the_reference_itself_earns_nothing_over_itself_whatever_its_budget():
+def test_time_to_target_is_a_share_of_the_budget_and_shaping_says_how_far_away(rewards_of):
+    def returns(shaping):
+        config = RewardConfig("time_to_target", shaping=shaping)
+        return [rewards_of(config, curve, REFERENCE).sum() for curve in (EARLY, LATE, NEVER)]
+
+    assert returns(0.0) == pytest.approx([0.0, -0.9, -1.0])
+    height = (START_LEVEL + 1) / (HIGHEST_LEVEL + 1)
+    assert returns(1.0) == pytest.approx([0.0, -0.9 * height, -height])
+
+
+def test_the_reference_itself_earns_nothing_over_itself_whatever_its_budget(rewards_of):
     config = RewardConfig("over_reference")
-    assert rewards(config, REFERENCE.curve) == pytest.approx([0.0] * 5)
-    assert sum(rewards(config, np.repeat(REFERENCE.curve, 3))) == pytest.approx(0.0)
+    assert rewards_of(config, REFERENCE.curve, REFERENCE) == pytest.approx([0.0] * 5)
+    longer = rewards_of(config, np.repeat(REFERENCE.curve, 3), REFERENCE)
+    assert longer.sum() == pytest.approx(0.0)
 
 
-@given(levels, levels, references)
-def test_over_the_reference_ranks_runs_as_the_improvement_does(one, other, reference):
+@given(curves, curves, references)
+def test_over_the_reference_ranks_runs_as_the_improvement_does(rewards_of, one, other, reference):
     differences = [
-        sum(rewards(RewardConfig(name), one, reference))
-        - sum(rewards(RewardConfig(name), other, reference))
-        for name in ("log_improvement", "over_reference")
+        rewards_of(config, one, reference).sum() - rewards_of(config, other, reference).sum()
+        for config in (RewardConfig("log_improvement"), RewardConfig("over_reference"))
     ]
     assert differences[0] == pytest.approx(differences[1], abs=1e-7)
 
 
-def test_the_default_is_the_improvement_as_it_always_was():
+def test_the_default_is_the_improvement_as_it_always_was(rewards_of):
     assert RewardConfig().name == "log_improvement"
-    before, after, remaining = -0.3, -0.5, 4
-    earned = rewards(RewardConfig(), [before] * 5 + [after] + [0.0] * remaining)[5]
-    span = START_LEVEL + 1.0
-    assert earned == pytest.approx((before - after - (after + 1.0) / DECISIONS) / span, rel=1e-12)
+    before, after = -0.3, -0.5
+    earned = rewards_of(RewardConfig(), [before] * 5 + [after] + [0.0] * 4, REFERENCE)[5]
+    expected = (before - after - (after + 1.0) / DECISIONS) / (START_LEVEL + 1.0)
+    assert earned == pytest.approx(expected, rel=1e-12)
 
 
 @every_reward
-def test_a_switch_costs_its_price(name):
-    assert total(name, [-0.5] * 10) - total(name, [-0.5] * 10, switches=3) == pytest.approx(0.03)
+def test_a_switch_costs_its_price(total, name):
+    assert total(name, EARLY) - total(name, EARLY, switches=3) == pytest.approx(0.03)
 
 
-def test_rows_are_held_to_references_of_their_own():
-    rows = RowReferences(3)
-    rows.put(REFERENCE)
-    rows.put(TaskReference((-2.0, -3.0)), [1])
-    np.testing.assert_allclose(rows.final_level, [-1.0, -3.0, -1.0])
-    np.testing.assert_allclose(rows.span, START_LEVEL - rows.final_level)
-    zeros, ones = np.zeros(3), np.ones(3)
-    for name in REWARD_NAMES:
-        stretch = Stretch(zeros, -ones, zeros, ones, zeros > 0, zeros > 0, zeros > 0)
-        together = REWARDS[name](RewardConfig(name))(stretch, rows)
-        alone = [
-            sum(rewards(RewardConfig(name), [-1.0], rows[row]))
-            + (START_LEVEL / rows.span[row]) * -(name in ("log_improvement", "over_reference"))
-            for row in range(3)
-        ]
-        np.testing.assert_allclose(together, alone)
-        assert together[0] != together[1]
+@every_reward
+def test_rows_are_held_to_references_of_their_own(name):
+    def together(*references):
+        rows = RowReferences(len(references))
+        for row, reference in enumerate(references):
+            rows.put(reference, [row])
+        zeros, no = np.zeros(len(references)), np.zeros(len(references), dtype=bool)
+        stretch = Stretch(zeros, zeros - 0.7, zeros + 0.2, zeros + 0.4, no, no, no)
+        return REWARDS[name](RewardConfig(name))(stretch, rows)
+
+    deep = TaskReference((-2.0, -3.0))
+    alone = [together(REFERENCE)[0], together(deep)[0], together(REFERENCE)[0]]
+    np.testing.assert_array_equal(together(REFERENCE, deep, REFERENCE), alone)
+    assert alone[0] != alone[1]
 
 
 def test_an_unknown_reward_is_refused_with_the_list():
