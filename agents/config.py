@@ -44,7 +44,8 @@ class AgentConfig:
         entropy_coefficient: weight of the entropy bonus, >= 0.
         hidden: widths of the hidden layers of policy and value.
         normalise_by_reference: give each task's reward in units of what the best of a grid of
-            fixed configurations reaches; costs a sweep of the grid at the start.
+            fixed configurations reaches; costs a sweep of the grid at the start. Rewards that
+            need a reference measure it in any case.
         checkpoint_seconds: least time between two checkpoints (seconds), >= 0.
         n_workers: processes that the inner runs are spread over, as many as cores at best;
             0 for none but this one. The result does not depend on it.

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES, menu, optimizer_index
-from trainpilot.inner_tasks.errors import require
+from trainpilot.inner_tasks.errors import require, unknown
 
 #: Hyperparameters that a policy changes by factors.
 FACTOR_HEADS = ("learning_rate", "weight_decay", "momentum", "gradient_clip", "batch_size")
+
+#: The rewards to choose from (`trainpilot.envs.rewards`).
+REWARD_NAMES = ("log_improvement", "area_under_curve", "time_to_target", "over_reference")
 
 
 @dataclass
@@ -108,12 +111,18 @@ class RewardConfig:
     """The reward of a decision.
 
     Attributes:
-        area_weight: weight of the area under the curve beside the improvement, >= 0.
+        name: which reward, one of `REWARD_NAMES` (formulas: `trainpilot.envs.rewards`).
+        area_weight: weight of the area under the curve beside the improvement, >= 0; of
+            "log_improvement" and "over_reference".
+        shaping: share of the charge that grows with the distance to the target, in [0, 1]; of
+            "time_to_target". 0 for the time alone.
         switch_cost: price of a change of the optimizer, >= 0, where 1 is the whole
-            improvement that the task's reference makes.
+            improvement that the task's reference makes ("time_to_target": the whole budget).
     """
 
+    name: str = "log_improvement"
     area_weight: float = 1.0
+    shaping: float = 0.5
     switch_cost: float = 0.01
 
 
@@ -125,9 +134,10 @@ class GuardConfig:
         max_loss_ratio: it has diverged when its `valid` loss exceeds this many times its
             start, or anything is not finite; > 1.
         hopeless_share: it is hopeless when, after `hopeless_after` of its budget, it has made
-            less than this share of the improvement that the task's reference ends with, in
-            [0, 1); 0 for never. Only where a reference is known.
-        hopeless_after: share of the budget, in (0, 1].
+            less than this share of the improvement that the task's reference had made by then,
+            in [0, 1); 0 for never. Only where a reference is known.
+        hopeless_after: share of the budget, in (0, 1]; it may be small, since a run is held to
+            what the reference reached in the same time.
     """
 
     max_loss_ratio: float = 100.0
@@ -235,9 +245,7 @@ class EnvConfig:
         for name in ("drop_budget", "drop_valid", "drop_accuracy"):
             share = getattr(self.observation, name)
             require(0 <= share <= 1, f"env.observation.{name} must lie in [0, 1]", share)
-        for name in ("area_weight", "switch_cost"):
-            weight = getattr(self.reward, name)
-            require(weight >= 0, f"env.reward.{name} must be at least 0", weight)
+        _validate_reward(self.reward)
         ratio = self.guard.max_loss_ratio
         require(ratio > 1, "env.guard.max_loss_ratio must be above 1", ratio)
         share, after = self.guard.hopeless_share, self.guard.hopeless_after
@@ -283,6 +291,16 @@ def _validate_start(start: StartConfig) -> None:
     shortest = start.shortest_budget
     require(0 < shortest <= 1, "env.start.shortest_budget must lie in (0, 1]", shortest)
     require(start.batch_size >= 1, "env.start.batch_size must be at least 1", start.batch_size)
+
+
+def _validate_reward(reward: RewardConfig) -> None:
+    if reward.name not in REWARD_NAMES:
+        raise unknown("reward", reward.name, REWARD_NAMES)
+    for name in ("area_weight", "switch_cost"):
+        weight = getattr(reward, name)
+        require(weight >= 0, f"env.reward.{name} must be at least 0", weight)
+    shaping = reward.shaping
+    require(0 <= shaping <= 1, "env.reward.shaping must lie in [0, 1]", shaping)
 
 
 def _validate_actions(actions: ActionConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from trainpilot.envs.actions import Action, ActionSpec
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.hyperparameters import IntArray
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.transition import Start, Transition
 from trainpilot.inner_tasks.protocol import InnerTask
 
@@ -21,14 +22,14 @@ class GroupSpec:
         task: the inner task.
         n_rows: number of rows, at least 1.
         config: of the environment.
-        reference: level of `outer_valid` that is the unit of the reward, if it is known.
+        reference: of the task, the unit of its reward, if it is known.
         measure: measure the reference where it is not known.
     """
 
     task: InnerTask
     n_rows: int
     config: EnvConfig
-    reference: float | None = None
+    reference: TaskReference | None = None
     measure: bool = False
 
 
@@ -46,14 +47,14 @@ class Groups(Protocol):
         actions: what a learned policy controls; the same for all groups.
         config: of the first group.
         task_names: name of each row's task, `n_rows` of them.
-        levels: level of each task's reference, where it is known, by task.
+        references: of the tasks, where they are known, by task.
         reports: how the runs of each task are trained, and why so, by task.
     """
 
     actions: ActionSpec
     config: EnvConfig
     task_names: list[str]
-    levels: dict[str, float]
+    references: dict[str, TaskReference]
     reports: dict[str, str]
 
     def reset(self, seeds: IntArray) -> Start:

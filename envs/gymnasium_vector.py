@@ -15,6 +15,7 @@ from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.hyperparameters import FloatArray, IntArray
 from trainpilot.envs.inner_runs import BoolArray
 from trainpilot.envs.observation import Observation
+from trainpilot.envs.rewards import REWARDS
 from trainpilot.envs.row_seeds import RowSeeds
 from trainpilot.envs.single import observation_space
 from trainpilot.envs.transition import (
@@ -69,8 +70,13 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, Action, Array]):
         tasks = [load_task(each) if isinstance(each, str) else each for each in given]
         sizes = np.diff(np.arange(len(tasks) + 1) * num_envs // len(tasks)).tolist()
         config = config or EnvConfig()
+        config.validate()
+        measure = REWARDS[config.reward.name].needs_reference
         self._groups = start_groups(
-            [GroupSpec(each, size, config) for each, size in zip(tasks, sizes, strict=True)],
+            [
+                GroupSpec(each, size, config, measure=measure)
+                for each, size in zip(tasks, sizes, strict=True)
+            ],
             n_workers,
         )
         self.task_names = self._groups.task_names

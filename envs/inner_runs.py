@@ -15,10 +15,12 @@ from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.guard import diverged, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
+from trainpilot.envs.levels import level
 from trainpilot.envs.observation import Observation, Reading, begin, feature_places, observe
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
-from trainpilot.envs.rewards import LogImprovement, TaskReference, level
+from trainpilot.envs.rewards import REWARDS, Stretch
 from trainpilot.envs.signals import Evaluation
+from trainpilot.envs.task_reference import RowReferences, TaskReference
 from trainpilot.inner_tasks.protocol import InnerTask
 
 BoolArray = NDArray[np.bool_]
@@ -82,13 +84,15 @@ class InnerRuns:
         task: the inner task.
         n_runs: number of rows, at least 1.
         config: of the environment.
-        reference: the unit of the reward (default: the lowest level there is).
+        reference: of all rows, the unit of the reward (default: not known, the lowest level
+            there is stands for it).
 
     Raises:
         TrainpilotError: if the configuration is out of range or the task cannot be trained.
 
     Attributes:
         actions: what a learned policy controls.
+        references: of the rows; `set_reference` changes them.
         hyperparameters: in use, `(n_runs,)` each.
         observation: the latest, `(n_runs, n_features)`.
     """
@@ -121,8 +125,8 @@ class InnerRuns:
         )
         self._hidden = feature_places(config.observation.hidden)
         self._known = np.ones((len(_DROPPABLE), n_runs), dtype=bool)
-        self._reward = LogImprovement(config.reward, TaskReference())
-        self._has_reference = False
+        self._reward = REWARDS[config.reward.name](config.reward)
+        self.references = RowReferences(n_runs)
         if reference is not None:
             self.set_reference(reference)
         self._begin_all()
@@ -136,10 +140,14 @@ class InnerRuns:
         self._observer, observation = begin(self._reading(valid))
         self.observation = self._shown(observation)
 
-    def set_reference(self, reference: TaskReference) -> None:
-        """Change the unit of the reward, which is also what the guard judges by."""
-        self._reward = LogImprovement(self.config.reward, reference)
-        self._has_reference = True
+    def set_reference(self, reference: TaskReference, rows: Sequence[int] | None = None) -> None:
+        """Change the unit of the reward, which is also what the guard judges by.
+
+        Args:
+            reference: of the rows' task.
+            rows: which rows (default: all).
+        """
+        self.references.put(reference, rows)
 
     @property
     def decisions_made(self) -> NDArray[np.int64]:
@@ -210,23 +218,19 @@ class InnerRuns:
         Returns:
             What came of it. Rows that ended must be reset before the next step.
         """
-        before = self.hyperparameters
+        before, since = self.hyperparameters, self._progress()
         self.hyperparameters = clamp(asked, self.config.bounds)
         signals = self.engine.advance(self.hyperparameters, self.config.micro_batches_per_decision)
         valid, outer_valid = self.engine.evaluate()
         exploded = diverged(self.config.guard, signals, valid.loss, self._start_valid)
         exploded |= ~np.isfinite(outer_valid.loss)
-        decisions = self.decisions_in_budget
-        remaining = decisions - self.decisions_made
+        until = self._progress()
         after = level(outer_valid.loss, self._start_outer)
-        given_up = np.zeros_like(exploded)
-        if self._has_reference:
-            progress, reference = self._progress(), self._reward.reference
-            given_up = hopeless(self.config.guard, progress, after, reference) & ~exploded
+        given_up = hopeless(self.config.guard, until, after, self.references.at(until))
+        given_up &= self.references.known & ~exploded
         switched = self.hyperparameters.optimizer != before.optimizer
-        reward = self._reward(
-            self._level, after, exploded, given_up, decisions, remaining, switched
-        )
+        stretch = Stretch(self._level, after, since, until, exploded, given_up, switched)
+        reward = self._reward(stretch, self.references)
         terminated = exploded | given_up
         self._level = after
         self._observer, observation = observe(self._observer, signals, self._reading(valid))
@@ -236,7 +240,7 @@ class InnerRuns:
             reward=reward,
             terminated=terminated,
             hopeless=given_up,
-            truncated=(remaining == 0) & ~terminated,
+            truncated=(self.decisions_made == self.decisions_in_budget) & ~terminated,
             before=before,
             hyperparameters=self.hyperparameters,
             clamped=_differs(asked, self.hyperparameters),

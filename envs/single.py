@@ -12,6 +12,8 @@ from trainpilot.envs.actions import Action
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.inner_runs import InnerRuns, Outcome
 from trainpilot.envs.observation import HIGH, LOW, Observation
+from trainpilot.envs.reference import measure_reference
+from trainpilot.envs.rewards import REWARDS
 from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.protocol import InnerTask
 
@@ -35,8 +37,9 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
     `Box`, the scale-free features in the table of `trainpilot.envs.observation`.
 
     ## Reward
-    Fall of the bounded log `outer_valid` loss, less a share of the area under its curve
-    (`trainpilot.envs.rewards`). `outer_valid` is never observed.
+    By default, fall of the bounded log `outer_valid` loss, less a share of the area under its
+    curve; `EnvConfig.reward` has others (`trainpilot.envs.rewards`). `outer_valid` is never
+    observed.
 
     ## Starting state
     New initial weights and a new data order, fixed by the seed; hyperparameters as
@@ -69,9 +72,10 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
         config: EnvConfig | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.runs = InnerRuns(
-            load_task(task) if isinstance(task, str) else task, 1, config or EnvConfig()
-        )
+        task = load_task(task) if isinstance(task, str) else task
+        self.runs = InnerRuns(task, 1, config or EnvConfig())
+        if REWARDS[self.runs.config.reward.name].needs_reference:
+            self.runs.set_reference(measure_reference(self.runs))
         self.render_mode = render_mode
         self.observation_space = observation_space()
         self.action_space = self.runs.actions.space

@@ -72,7 +72,7 @@ class WorkerPool:
         self.config = specs[0].config
         self.actions = ActionSpec(self.config.actions)
         self.task_names = [spec.task.name for spec in specs for _ in range(spec.n_rows)]
-        self.levels = {
+        self.references = {
             spec.task.name: spec.reference for spec in specs if spec.reference is not None
         }
         self.reports: dict[str, str] = {}
@@ -97,11 +97,11 @@ class WorkerPool:
         self._finish()
         for worker in self.workers:
             worker.give_job()
-        for levels, reports in self._finish(on_ready):
-            self.levels |= levels
+        for references, reports in self._finish(on_ready):
+            self.references |= references
             self.reports |= reports
         # A task that is divided was measured in one of its parts.
-        self._command("set_references", self.levels)
+        self._command("set_references", self.references)
 
     def reset(self, seeds: IntArray) -> Start:
         """As `Groups.reset` has it."""

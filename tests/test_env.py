@@ -12,11 +12,18 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import trainpilot
-from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.config import (
+    ActionConfig,
+    BoundsConfig,
+    EnvConfig,
+    GuardConfig,
+    RewardConfig,
+    StartConfig,
+)
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.observation import FEATURE_NAMES
-from trainpilot.envs.rewards import TaskReference
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker import Worker
 from trainpilot.envs.worker_pool import start_groups
@@ -219,7 +226,7 @@ def test_a_hopeless_run_is_ended_and_its_row_starts_anew(quadratic):
         start=StartConfig(learning_rate_low=1e-7, learning_rate_high=1e-7),
         guard=GuardConfig(hopeless_share=0.2, hopeless_after=0.5),
     )
-    runs = InnerRuns(quadratic, 3, config, TaskReference(-1.0))
+    runs = InnerRuns(quadratic, 3, config, TaskReference((-1.0,)))
     runs.reset(range(3), range(3))
     still = runs.hyperparameters
     learning = replace(still, learning_rate=np.array([1e-7, 0.3, 1e-7]))
@@ -231,6 +238,21 @@ def test_a_hopeless_run_is_ended_and_its_row_starts_anew(quadratic):
     unjudged = InnerRuns(quadratic, 1, config)
     unjudged.reset([0], [0])
     assert not any(unjudged.step(unjudged.hyperparameters).hopeless[0] for _ in range(8))
+
+
+@pytest.mark.parametrize("name", ["log_improvement", "time_to_target", "over_reference"])
+def test_rewards_that_need_a_reference_measure_it(moons, name):
+    reward = RewardConfig(name)
+    needed = name != "log_improvement"
+    alone = make(moons, reward=reward).unwrapped.runs.references
+    assert bool(alone.known[0]) == needed
+    config = EnvConfig(decisions=4, micro_batches_per_decision=3, reward=reward)
+    rows = gymnasium.make_vec(trainpilot.ENV_ID, num_envs=3, task=moons, config=config).unwrapped
+    references = rows._groups.references
+    assert set(references) == ({"moons"} if needed else set())
+    if needed:
+        assert len(references["moons"].curve) == 4
+        np.testing.assert_allclose(references["moons"].curve, alone[0].curve, atol=1e-4)
 
 
 def test_each_row_has_its_own_budget(moons):
