@@ -11,22 +11,23 @@ from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.hyperparameters import IntArray
 from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.transition import Start, Transition
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import Trainable
 
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """Rows of inner runs of one task.
+    """Rows of inner runs of one task, or each of a task of one family.
 
     Attributes:
-        task: the inner task.
+        task: the inner task, or the family.
         n_rows: number of rows, at least 1.
         config: of the environment.
-        reference: of the task, the unit of its reward, if it is known.
-        measure: measure the reference where it is not known.
+        reference: of the task, the unit of its reward, if it is known; not of a family.
+        measure: measure the reference where it is not known; those of a family's tasks when
+            they are first drawn.
     """
 
-    task: InnerTask
+    task: Trainable
     n_rows: int
     config: EnvConfig
     reference: TaskReference | None = None

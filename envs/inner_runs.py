@@ -1,11 +1,11 @@
-"""Inner runs of one task as a control problem: the engine, observed, rewarded and guarded."""
+"""Inner runs as a control problem: the engine, observed, rewarded and guarded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainpilot.envs.actions import ActionSpec, clamp
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
+from trainpilot.envs.family_engine import FamilyEngine
 from trainpilot.envs.guard import diverged, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
 from trainpilot.envs.levels import level
@@ -21,7 +22,7 @@ from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import REWARDS, Stretch
 from trainpilot.envs.signals import Evaluation
 from trainpilot.envs.task_reference import RowReferences, TaskReference
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import TaskFamily, Trainable
 
 BoolArray = NDArray[np.bool_]
 
@@ -81,7 +82,7 @@ class InnerRuns:
     """Rows of inner runs, each with its own seed and its own place in its budget.
 
     Args:
-        task: the inner task.
+        task: the inner task, or a family: then each run trains a task that its seed draws.
         n_runs: number of rows, at least 1.
         config: of the environment.
         reference: of all rows, the unit of the reward (default: not known, the lowest level
@@ -93,6 +94,8 @@ class InnerRuns:
     Attributes:
         actions: what a learned policy controls.
         references: of the rows; `set_reference` changes them.
+        family_references: gives the reference of a family's task by its number, for rows that
+            begin; None for none (default).
         hyperparameters: in use, `(n_runs,)` each.
         observation: the latest, `(n_runs, n_features)`.
     """
@@ -102,7 +105,7 @@ class InnerRuns:
 
     def __init__(
         self,
-        task: InnerTask,
+        task: Trainable,
         n_runs: int,
         config: EnvConfig,
         reference: TaskReference | None = None,
@@ -112,21 +115,12 @@ class InnerRuns:
         self.n_runs = n_runs
         self.config = config
         self.actions = ActionSpec(config.actions)
-        self.engine = Engine(
-            task,
-            n_runs,
-            n_micro_batches=config.n_micro_batches,
-            evaluation_size=config.evaluation_size,
-            optimizers=config.optimizers,
-            max_batch_size=config.bounds.batch_size_high,
-            compiled=config.compiled,
-            mixed_precision=config.mixed_precision,
-            device=config.device,
-        )
+        self.engine = _make_engine(task, n_runs, config)
         self._hidden = feature_places(config.observation.hidden)
         self._known = np.ones((len(_DROPPABLE), n_runs), dtype=bool)
         self._reward = REWARDS[config.reward.name](config.reward)
         self.references = RowReferences(n_runs)
+        self.family_references: Callable[[int], TaskReference] | None = None
         if reference is not None:
             self.set_reference(reference)
         self._begin_all()
@@ -148,6 +142,12 @@ class InnerRuns:
             rows: which rows (default: all).
         """
         self.references.put(reference, rows)
+
+    def _refer(self, rows: Sequence[int]) -> None:
+        """Give rows of a family the reference of their new task."""
+        if isinstance(self.engine, FamilyEngine) and self.family_references is not None:
+            for row in rows:
+                self.references.put(self.family_references(int(self.engine.numbers[row])), [row])
 
     @property
     def decisions_made(self) -> NDArray[np.int64]:
@@ -196,6 +196,7 @@ class InnerRuns:
             self._known[:, row] = generator.uniform(size=len(shares)) >= shares
         each = self.config.micro_batches_per_decision
         self.engine.reset(rows, seeds, [number * each for number in decisions])
+        self._refer(rows)
         chosen = np.zeros(self.n_runs, dtype=bool)
         chosen[list(rows)] = True
         self.hyperparameters = _put(self.hyperparameters, rows, starts)
@@ -270,6 +271,21 @@ class InnerRuns:
         """The observation without the features that are hidden."""
         observation[:, self._hidden] = 0
         return observation
+
+
+def _make_engine(task: Trainable, n_runs: int, config: EnvConfig) -> Engine | FamilyEngine:
+    settings: dict[str, Any] = {
+        "n_micro_batches": config.n_micro_batches,
+        "evaluation_size": config.evaluation_size,
+        "optimizers": config.optimizers,
+        "max_batch_size": config.bounds.batch_size_high,
+        "compiled": config.compiled,
+        "mixed_precision": config.mixed_precision,
+        "device": config.device,
+    }
+    if isinstance(task, TaskFamily):
+        return FamilyEngine(task, n_runs, **settings)
+    return Engine(task, n_runs, **settings)
 
 
 def _put(

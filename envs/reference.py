@@ -32,18 +32,22 @@ def grid(allowed: Sequence[str] = GRID_OPTIMIZERS) -> list[Hyperparameters]:
     ]
 
 
-def measure_reference(runs: InnerRuns, n_seeds: int = 2) -> TaskReference:
-    """Train every configuration of the grid on the task and keep the best.
+def measure_reference(
+    runs: InnerRuns, n_seeds: int = 2, configurations: Sequence[Hyperparameters] | None = None
+) -> TaskReference:
+    """Train every configuration on the task and keep the best.
 
     Args:
         runs: rows to use; they must be reset afterwards.
         n_seeds: seeds that a configuration's curve is the mean of, at least 1.
+        configurations: `(1,)` each (default: the grid of the optimizers that runs may use).
 
     Returns:
         The curve of the configuration that ends lowest; one that diverges stands highest from
         there on.
     """
-    configurations = grid(runs.config.optimizers)
+    if configurations is None:
+        configurations = grid(runs.config.optimizers)
     jobs = list(product(range(len(configurations)), range(n_seeds)))
     curves = np.zeros((len(configurations), runs.config.decisions))
     for chunk in _chunks(jobs, runs.n_runs):

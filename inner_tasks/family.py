@@ -68,3 +68,6 @@ class TaskFamily:
 
 #: Apart from the seeds of inner runs.
 _STREAM = 20_260
+
+#: What inner runs may train.
+Trainable = InnerTask | TaskFamily
