@@ -18,7 +18,6 @@ from trainpilot.inner_tasks.catalogue import (
 )
 from trainpilot.inner_tasks.describing import describe_model, n_parameters
 from trainpilot.inner_tasks.errors import MissingDataError
-from trainpilot.inner_tasks.protocol import InnerTask
 from trainpilot.inner_tasks.sources import SOURCES
 
 
@@ -35,25 +34,33 @@ def task_entries() -> list[dict[str, Any]]:
 
 
 def _entry(name: str, suite: str | None) -> dict[str, Any]:
-    task: InnerTask | None = None
-    dataset, note = None, None
     try:
         task = load_task(name, download=False)
-        dataset = task.dataset
     except MissingDataError as error:
-        dataset, note = error.dataset, str(error)
-    model = task.make_model() if task is not None else None
-    source = SOURCES[dataset]
+        source = SOURCES[error.dataset]
+        return {
+            "name": name,
+            "suite": suite,
+            "modality": source.modality,
+            "dataset": error.dataset,
+            "model": None,
+            "n_params": None,
+            "n_train": None,
+            "licence": source.licence,
+            "note": str(error),
+        }
+    model = task.make_model()
     return {
         "name": name,
         "suite": suite,
-        "modality": source.modality,
-        "dataset": dataset,
-        "model": None if model is None else describe_model(model),
-        "n_params": None if model is None else n_parameters(model),
-        "n_train": None if task is None else len(task.splits.train.inputs),
-        "licence": source.licence,
-        "note": note,
+        "modality": task.modality,
+        "dataset": task.dataset,
+        "model": describe_model(model),
+        "n_params": n_parameters(model),
+        "n_train": len(task.splits.train.inputs),
+        # Of a task that need not be made of tensors.
+        "licence": getattr(task, "licence", None),
+        "note": None,
     }
 
 
@@ -81,7 +88,7 @@ def list_tasks(as_json: bool = False) -> None:
             entry["dataset"],
             entry["model"] or "-",
             *("-" if entry[key] is None else f"{entry[key]:,}" for key in ("n_params", "n_train")),
-            entry["licence"],
+            entry["licence"] or "-",
         )
     _print(table)
     for entry in entries:

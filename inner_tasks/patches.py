@@ -34,8 +34,8 @@ _LEAST_DEVIATION = 0.02
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The picture in [0, 1], `(height, width)`."""
-    scaled = image.astype(np.float32) / 255
-    return scaled if scaled.ndim == 2 else scaled.mean(2).astype(np.float32)
+    grey = image if image.ndim == 2 else image.mean(2)
+    return (grey / 255).astype(np.float32)
 
 
 def _cut(image: NDArray[np.float32], generator: np.random.Generator) -> list[NDArray[np.float32]]:

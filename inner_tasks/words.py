@@ -18,7 +18,9 @@ from trainpilot.inner_tasks.sources import import_for, missing_package, sourced_
 from trainpilot.inner_tasks.tensor_task import TensorTask, split_tensors
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-#: Numbers of a character: 0 for none, 1 to 26 for letters, 27 for any other.
+#: Stands for any other character.
+OTHER = "*"
+#: Numbers of a character: 0 for none, 1 to 26 for letters, 27 for `OTHER`.
 N_LETTERS = len(LETTERS) + 2
 #: Characters of a word that a model sees; shorter ones are filled up.
 LENGTH = 12
@@ -39,18 +41,21 @@ _N_DICTIONARY_WORDS = 5000
 
 
 def fold(word: str) -> str:
-    """A word in lower case without accents, which would give the language away."""
+    """What a model sees of a word: `LENGTH` characters, letters or `OTHER`.
+
+    Lower case without accents, which would give the language away.
+    """
     decomposed = unicodedata.normalize("NFKD", word.lower())
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
+    plain = (letter for letter in decomposed if not unicodedata.combining(letter))
+    return "".join(letter if letter in LETTERS else OTHER for letter in plain)[:LENGTH]
 
 
 def encode(words: Sequence[str]) -> Tensor:
-    """Words as numbers of characters, `(n_words, LENGTH)`, int64."""
+    """Words, as `fold` gives them, as numbers of characters, `(n_words, LENGTH)`, int64."""
     numbers = torch.zeros(len(words), LENGTH, dtype=torch.int64)
     for row, word in enumerate(words):
-        for place, character in enumerate(word[:LENGTH]):
-            is_letter = character in LETTERS
-            numbers[row, place] = 1 + (LETTERS.index(character) if is_letter else len(LETTERS))
+        for place, letter in enumerate(word):
+            numbers[row, place] = 1 + (LETTERS + OTHER).index(letter)
     return numbers
 
 
@@ -66,7 +71,7 @@ def _languages(dataset: str, module: str, attribute: str, locales: tuple[str, ..
     lists = []
     for locale in locales:
         provider = import_for(dataset, f"faker.providers.{module}.{locale}").Provider
-        lists.append({fold(word)[:LENGTH] for word in getattr(provider, attribute)})
+        lists.append({fold(word) for word in getattr(provider, attribute)})
     words: list[str] = []
     languages: list[int] = []
     for number, own in enumerate(lists):
