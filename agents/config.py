@@ -165,6 +165,19 @@ class EvaluateConfig:
     seed: int = 0
 
 
+@dataclass
+class CheckTaskConfig:
+    """`trainpilot check-task`.
+
+    Attributes:
+        task: the task to check, as `_target_` and its arguments.
+        env: the environment; of it, what trains the runs.
+    """
+
+    task: Any = MISSING
+    env: EnvConfig = field(default_factory=EnvConfig)
+
+
 def register_configs() -> None:
     """Make the typed configurations known to Hydra under the names used in `conf/`."""
     store = ConfigStore.instance()
@@ -172,5 +185,6 @@ def register_configs() -> None:
         ("train_schema", TrainConfig),
         ("deploy_schema", DeployConfig),
         ("evaluate_schema", EvaluateConfig),
+        ("check_task_schema", CheckTaskConfig),
     ):
         store.store(name=name, node=node)

@@ -16,6 +16,9 @@ from trainpilot.inner_tasks.building import build
 from trainpilot.inner_tasks.errors import TrainpilotError, require, unknown
 from trainpilot.inner_tasks.protocol import InnerTask
 
+#: What a policy learns from, is chosen by and is reported on. No data set stands in two.
+SUITES = ("meta_train", "meta_valid", "meta_test")
+
 #: The option for a user's own task: it has no `_target_` until the user gives one.
 CUSTOM = "custom"
 
@@ -32,16 +35,37 @@ def task_names() -> list[str]:
     return [name for name in option_names("task") if name != CUSTOM]
 
 
-def load_task(name: str) -> InnerTask:
+def suite_of_tasks() -> dict[str, str]:
+    """The suite, one of `SUITES`, of each task that is in one."""
+    suites = {}
+    for name in SUITES:
+        for default in _content("suite", name).defaults:
+            suites[str(next(iter(default.values())))] = name
+    return suites
+
+
+def load_task(name: str, *, download: bool = True) -> InnerTask:
     """The task of that name, with its defaults.
 
+    Args:
+        name: one of `task_names()`.
+        download: let a task whose data are downloaded do so.
+
     Raises:
-        TrainpilotError: if there is none.
+        TrainpilotError: if there is none, or its data cannot be had.
     """
     if name not in task_names():
         raise unknown("task", name, task_names())
-    text = (files("trainpilot.conf") / "task" / f"{name}.yaml").read_text(encoding="utf-8")
-    return make_task(OmegaConf.create(text), name)
+    config = _content("task", name)
+    if not download and "download" in config:
+        config.download = False
+    return make_task(config, name)
+
+
+def _content(group: str, name: str) -> Any:
+    """An option of a configuration group, as it stands in its file."""
+    text = (files("trainpilot.conf") / group / f"{name}.yaml").read_text(encoding="utf-8")
+    return OmegaConf.create(text)
 
 
 def make_tasks(configs: Mapping[str, Any]) -> list[InnerTask]:

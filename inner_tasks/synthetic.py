@@ -8,6 +8,7 @@ import torch
 
 from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.models import mlp
+from trainpilot.inner_tasks.sources import DRAWN
 from trainpilot.inner_tasks.tensor_task import TensorTask
 
 
@@ -49,6 +50,7 @@ def clusters(
         "clusters_mlp",
         dataset="clusters",
         modality="synthetic",
+        licence=DRAWN,
         inputs=centres[cluster] + spread * noise,
         targets=cluster % n_classes,
         model=lambda: mlp(n_features, hidden, n_classes, activation),
@@ -90,6 +92,7 @@ def teacher(
         "teacher_mlp",
         dataset="teacher",
         modality="synthetic",
+        licence=DRAWN,
         inputs=inputs,
         targets=((2 * inputs @ first).tanh() @ second).argmax(1),
         model=lambda: mlp(n_features, hidden, n_classes, activation),
