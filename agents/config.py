@@ -153,6 +153,7 @@ class EvaluateConfig:
         policy: "default", or the path of a `policy.safetensors`.
         env: the environment.
         n_seeds: runs for each task and controller, at least 1.
+        tasks_of_family: tasks that stand for a family of the suite, at least 1.
         seed: the first of the seeds.
     """
 
@@ -162,6 +163,7 @@ class EvaluateConfig:
     policy: str = "default"
     env: EnvConfig = field(default_factory=EnvConfig)
     n_seeds: int = 10
+    tasks_of_family: int = 4
     seed: int = 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from statistics import median_low
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -18,7 +19,11 @@ from trainpilot.inner_tasks.catalogue import (
 )
 from trainpilot.inner_tasks.describing import describe_model, n_parameters
 from trainpilot.inner_tasks.errors import MissingDataError
+from trainpilot.inner_tasks.family import TaskFamily
 from trainpilot.inner_tasks.sources import SOURCES
+
+#: Tasks of a family that are looked at.
+_SAMPLE = 9
 
 
 def task_entries() -> list[dict[str, Any]]:
@@ -27,7 +32,8 @@ def task_entries() -> list[dict[str, Any]]:
     Returns:
         For each task `name`, `suite` (None for none), `modality`, `dataset`, `model`, `n_params`,
         `n_train`, `licence` and `note`. Where the data are not here, `model`, `n_params` and
-        `n_train` are None and the note says why; else it is None.
+        `n_train` are None and the note says why. Of a family it says how many tasks it has. Else it
+        is None.
     """
     suites = suite_of_tasks()
     return [_entry(name, suites.get(name)) for name in task_names()]
@@ -49,6 +55,8 @@ def _entry(name: str, suite: str | None) -> dict[str, Any]:
             "licence": source.licence,
             "note": str(error),
         }
+    if isinstance(task, TaskFamily):
+        return _family_entry(task, suite)
     model = task.make_model()
     return {
         "name": name,
@@ -61,6 +69,22 @@ def _entry(name: str, suite: str | None) -> dict[str, Any]:
         # Of a task that need not be made of tensors.
         "licence": getattr(task, "licence", None),
         "note": None,
+    }
+
+
+def _family_entry(family: TaskFamily, suite: str | None) -> dict[str, Any]:
+    """What is known of a family; sizes are the middle ones of a few of its tasks."""
+    tasks = [family.task(number) for number in range(min(_SAMPLE, family.n_tasks))]
+    return {
+        "name": family.name,
+        "suite": suite,
+        "modality": family.modality,
+        "dataset": family.dataset,
+        "model": family.model,
+        "n_params": median_low(n_parameters(task.make_model()) for task in tasks),
+        "n_train": median_low(len(task.splits.train.inputs) for task in tasks),
+        "licence": family.licence,
+        "note": f"{family.n_tasks} tasks, drawn at random; sizes are the median of {len(tasks)}",
     }
 
 

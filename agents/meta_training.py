@@ -24,7 +24,7 @@ from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import Trainable
 
 #: Below this many decisions, torch.compile takes longer than it saves.
 _WORTH_COMPILING = 15_000
@@ -34,7 +34,7 @@ IDENTITY = Path("checkpoints") / "identity.json"
 
 
 def make_groups(
-    tasks: list[InnerTask], env: EnvConfig, agent: AgentConfig, known: dict[str, TaskReference]
+    tasks: list[Trainable], env: EnvConfig, agent: AgentConfig, known: dict[str, TaskReference]
 ) -> tuple[Groups, dict[str, TaskReference]]:
     """Rows of inner runs for each task, each task's reward in its own unit.
 

@@ -27,7 +27,7 @@ from trainpilot.envs.transition import (
 from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.errors import require
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import Trainable
 
 StepResult = tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]
 
@@ -41,8 +41,8 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, Action, Array]):
 
     Args:
         num_envs: number of rows, at least as many as tasks (default: 1).
-        task: an inner task, the name of one that ships, or several of these, which share the
-            rows evenly and in order (default: "digits_mlp").
+        task: an inner task, a family, the name of one that ships, or several of these, which
+            share the rows evenly and in order (default: "digits_mlp").
         config: of the environment (default: `EnvConfig()`).
         n_workers: processes to spread the rows over; 0 for none but this one (default).
 
@@ -56,7 +56,7 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, Action, Array]):
     def __init__(
         self,
         num_envs: int = 1,
-        task: InnerTask | str | Sequence[InnerTask | str] = "digits_mlp",
+        task: Trainable | str | Sequence[Trainable | str] = "digits_mlp",
         config: EnvConfig | None = None,
         n_workers: int = 0,
     ) -> None:

@@ -15,7 +15,7 @@ from trainpilot.envs.observation import HIGH, LOW, Observation
 from trainpilot.envs.reference import measure_reference
 from trainpilot.envs.rewards import REWARDS
 from trainpilot.inner_tasks.catalogue import load_task
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import Trainable
 
 
 def observation_space() -> spaces.Space[Observation]:
@@ -52,7 +52,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
 
     ## Arguments
     Args:
-        task: an inner task, or the name of one that ships (default: "digits_mlp").
+        task: an inner task, a family, or the name of one that ships (default: "digits_mlp").
         config: of the environment (default: `EnvConfig()`).
         render_mode: None, or "ansi" for a line of text.
 
@@ -68,7 +68,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
 
     def __init__(
         self,
-        task: InnerTask | str = "digits_mlp",
+        task: Trainable | str = "digits_mlp",
         config: EnvConfig | None = None,
         render_mode: str | None = None,
     ) -> None:

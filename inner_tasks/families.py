@@ -1,7 +1,8 @@
 """Families of synthetic tasks: what breadth a learned controller needs to be general.
 
 Each draws its data, the scale of its inputs, its model, its noise and its sizes. No real data
-set is imitated, so that no suite of real ones leaks into them.
+set is imitated, so that no suite of real ones leaks into them. Every function here gives the family
+of `n_tasks`, or with a `number` that one of its tasks.
 """
 
 from __future__ import annotations
@@ -19,46 +20,50 @@ from trainpilot.inner_tasks.drawn_models import (
     log_uniform,
     log_uniform_int,
 )
-from trainpilot.inner_tasks.family import TaskFamily
-from trainpilot.inner_tasks.models import character_mlp
+from trainpilot.inner_tasks.family import TaskFamily, Trainable
+from trainpilot.inner_tasks.models import embedding_mlp
 from trainpilot.inner_tasks.tensor_task import TensorTask
 
 
-def teachers(name: str = "teachers", n_tasks: int = 256) -> TaskFamily:
+def teachers(n_tasks: int = 256, number: int | None = None) -> Trainable:
     """Targets given by a random network: classes, or for a third of the tasks its outputs."""
-    return TaskFamily(name, _teacher, n_tasks, dataset="teachers", model="MLP, 1 to 4 layers")
+    return _of(TaskFamily("teachers", _teacher, n_tasks, model="MLP, 1 to 4 layers"), number)
 
 
-def mixtures(name: str = "mixtures", n_tasks: int = 256) -> TaskFamily:
+def mixtures(n_tasks: int = 256, number: int | None = None) -> Trainable:
     """Classes that are mixtures of Gaussian clusters."""
-    return TaskFamily(name, _mixture, n_tasks, dataset="mixtures", model="MLP, 1 to 4 layers")
+    return _of(TaskFamily("mixtures", _mixture, n_tasks, model="MLP, 1 to 4 layers"), number)
 
 
-def ill_conditioned(name: str = "ill_conditioned", n_tasks: int = 256) -> TaskFamily:
+def ill_conditioned(n_tasks: int = 256, number: int | None = None) -> Trainable:
     """Regression on correlated features whose deviations span up to three decades."""
-    return TaskFamily(
-        name, _ill_conditioned, n_tasks, dataset="ill_conditioned", model="MLP, 0 to 4 layers"
+    return _of(
+        TaskFamily("ill_conditioned", _ill_conditioned, n_tasks, model="linear, or MLP"), number
     )
 
 
-def patterns(name: str = "patterns", n_tasks: int = 256) -> TaskFamily:
+def patterns(n_tasks: int = 256, number: int | None = None) -> Trainable:
     """Small images: a random pattern for each class, shifted, over noise."""
-    return TaskFamily(name, _pattern, n_tasks, dataset="patterns", model="CNN, or MLP")
+    return _of(TaskFamily("patterns", _pattern, n_tasks, model="CNN, or MLP"), number)
 
 
-def grammars(name: str = "grammars", n_tasks: int = 256) -> TaskFamily:
+def grammars(n_tasks: int = 256, number: int | None = None) -> Trainable:
     """The next token of a random Markov chain of order one or two."""
-    return TaskFamily(name, _grammar, n_tasks, dataset="grammars", model="embedding and MLP")
+    return _of(TaskFamily("grammars", _grammar, n_tasks, model="embedding, MLP"), number)
 
 
-def waves(name: str = "waves", n_tasks: int = 64) -> TaskFamily:
+def waves(n_tasks: int = 64, number: int | None = None) -> Trainable:
     """Sums of sinusoids of random directions, as a value or as the class of its quantile."""
-    return TaskFamily(name, _wave, n_tasks, dataset="waves", model="MLP, 1 to 4 layers")
+    return _of(TaskFamily("waves", _wave, n_tasks, model="MLP, 1 to 4 layers"), number)
 
 
-def trees(name: str = "trees", n_tasks: int = 64) -> TaskFamily:
+def trees(n_tasks: int = 64, number: int | None = None) -> Trainable:
     """Classes given by a random decision tree over uniform features."""
-    return TaskFamily(name, _tree, n_tasks, dataset="trees", model="MLP, 1 to 4 layers")
+    return _of(TaskFamily("trees", _tree, n_tasks, model="MLP, 1 to 4 layers"), number)
+
+
+def _of(family: TaskFamily, number: int | None) -> Trainable:
+    return family if number is None else family.task(number)
 
 
 def _teacher(name: str, generator: np.random.Generator) -> TensorTask:
@@ -138,11 +143,9 @@ def _grammar(name: str, generator: np.random.Generator) -> TensorTask:
     width, hidden = log_uniform_int(generator, 4, 16), log_uniform_int(generator, 16, 96)
     return TensorTask(
         name,
-        dataset="grammars",
-        modality="synthetic",
         inputs=windows[:, :-1].contiguous(),
         targets=windows[:, -1].contiguous(),
-        model=lambda: character_mlp(n_tokens, context, width, hidden),
+        model=lambda: embedding_mlp(n_tokens, context, width, [hidden], n_tokens),
         micro_batch_size=drawn_micro_batch_size(generator),
     )
 
@@ -208,8 +211,6 @@ def _classification(
     n_features = int(np.prod(inputs.shape[1:]))
     return TensorTask(
         name,
-        dataset=name.rsplit("_", 1)[0],
-        modality="synthetic",
         inputs=_scaled(generator, inputs),
         targets=torch.as_tensor(labels, dtype=torch.int64),
         model=model or drawn_mlp(generator, n_features, n_classes),
@@ -232,8 +233,6 @@ def _regression(
     n_features = inputs.shape[1]
     return TensorTask(
         name,
-        dataset=name.rsplit("_", 1)[0],
-        modality="synthetic",
         inputs=_scaled(generator, inputs),
         targets=torch.as_tensor(values, dtype=torch.float32),
         model=(lambda: nn.Linear(n_features, 1)) if linear else drawn_mlp(generator, n_features, 1),

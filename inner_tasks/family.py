@@ -8,9 +8,11 @@ import numpy as np
 
 from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.sources import DRAWN
+from trainpilot.inner_tasks.tensor_task import TensorTask
 
 #: Draws a task, given its name and all the randomness that there is.
-Draw = Callable[[str, np.random.Generator], InnerTask]
+Draw = Callable[[str, np.random.Generator], TensorTask]
 
 
 class TaskFamily:
@@ -22,7 +24,7 @@ class TaskFamily:
         n_tasks: how many there are, at least 1.
         modality: "vision", "text", "tabular" or "synthetic" (default).
         dataset: the data's name; no family stands in two suites (default: the name).
-        licence: of the data (default: "none needed: generated").
+        licence: of the data (default: that of what is drawn).
         model: what its models are, in words.
 
     Raises:
@@ -37,7 +39,7 @@ class TaskFamily:
         *,
         modality: str = "synthetic",
         dataset: str | None = None,
-        licence: str = "none needed: generated",
+        licence: str = DRAWN,
         model: str = "drawn at random",
     ) -> None:
         require(n_tasks >= 1, f"n_tasks of family '{name}' must be at least 1", n_tasks)
@@ -49,7 +51,7 @@ class TaskFamily:
         self.model = model
         self._draw = draw
 
-    def task(self, number: int) -> InnerTask:
+    def task(self, number: int) -> TensorTask:
         """The task of a number.
 
         Args:
@@ -63,7 +65,9 @@ class TaskFamily:
             f"tasks of family '{self.name}' have numbers from 0 to {self.n_tasks - 1}",
             number,
         )
-        return self._draw(f"{self.name}_{number}", np.random.default_rng([_STREAM, number]))
+        task = self._draw(f"{self.name}_{number}", np.random.default_rng([_STREAM, number]))
+        task.dataset, task.modality, task.licence = self.dataset, self.modality, self.licence
+        return task
 
 
 #: Apart from the seeds of inner runs.

@@ -35,7 +35,7 @@ DRAWN = "MIT (drawn by trainpilot)"
 _SKLEARN = "CC BY 4.0 (UCI), in scikit-learn (BSD-3-Clause)"
 _RIVER = "CC BY 4.0 (UCI), in river (BSD-3-Clause)"
 
-#: Every data set of the tasks that ship and that is not drawn, by the name that tasks give as `dataset`.
+#: Every data set of the tasks that ship and that is not drawn, by the name that tasks give it.
 SOURCES: dict[str, Source] = {
     "breast_cancer": Source("tabular", _SKLEARN),
     "digits": Source("vision", _SKLEARN),

@@ -17,6 +17,7 @@ from trainpilot.inner_tasks import (
     Splits,
     TensorTask,
     TrainpilotError,
+    catalogue,
     check_inner_task,
     split_tensors,
 )
@@ -247,7 +248,7 @@ def test_unknown_task_lists_what_there_is():
 
 def test_a_suite_names_its_tasks_even_if_they_are_one_object(monkeypatch):
     shared = _task()
-    monkeypatch.setattr("trainpilot.inner_tasks.catalogue.make_task", lambda config, name: shared)
+    monkeypatch.setattr(catalogue, "make_trainable", lambda *_: shared)
     assert [task.name for task in make_tasks({"one": {}, "two": {}})] == ["one", "two"]
 
 
@@ -263,7 +264,7 @@ def test_a_task_whose_name_cannot_be_set_is_refused(monkeypatch):
     fixed = Fixed(
         "fixed", model=lambda: nn.Linear(2, 2), splits=Splits(*[split] * 4), micro_batch_size=4
     )
-    monkeypatch.setattr("trainpilot.inner_tasks.catalogue.make_task", lambda config, name: fixed)
+    monkeypatch.setattr(catalogue, "make_trainable", lambda *_: fixed)
     assert make_tasks({"fixed": {}})[0].name == "fixed"
     with pytest.raises(TrainpilotError, match=r"name of task 'other' .*; given: 'fixed'"):
         make_tasks({"other": {}})
