@@ -23,12 +23,13 @@ from trainpilot.inner_tasks.catalogue import load_task
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["env.decisions=4", "env.micro_batches_per_decision=3"]
-#: Meta-training in seconds: two tasks, four runs each, four decisions in a run.
+#: Meta-training in seconds: a task and a family, four runs each, four decisions in a run.
 TINY = [
     *SHORT,
     "suite=meta_valid",
     "~suite.tasks.photographs_cnn",
     "~suite.tasks.syllables_mlp",
+    "~suite.tasks.waves",
     "agent.runs_per_task=4",
     "agent.total_decisions=64",
     "agent.batch_size=32",
@@ -73,7 +74,7 @@ def test_train_leaves_a_policy_with_its_story(trained):
     metadata = read_metadata(trained / "policy.safetensors")
     training = metadata["training"]
     assert training["suite"] == "meta_valid"
-    assert training["tasks"] == ["bananas_mlp", "teacher_mlp"]
+    assert training["tasks"] == ["bananas_mlp", "trees"]
     assert training["decisions"] == 64
     assert training["config"]["agent"]["total_decisions"] == 64
     assert training["config"]["env"]["start"]["learning_rate_low"] == 1e-5

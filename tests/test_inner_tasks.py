@@ -31,6 +31,7 @@ from trainpilot.inner_tasks.catalogue import (
 )
 from trainpilot.inner_tasks.check import n_shared_with_train
 from trainpilot.inner_tasks.describing import describe_model
+from trainpilot.inner_tasks.family import TaskFamily
 from trainpilot.inner_tasks.objectives import cross_entropy
 from trainpilot.inner_tasks.sources import SOURCES
 from trainpilot.inner_tasks.text import (
@@ -55,9 +56,9 @@ def suite_tasks(suite: str) -> list[str]:
 @pytest.mark.parametrize("name", [name for name in task_names() if name not in DOWNLOADED])
 def test_task_keeps_the_contract(name):
     task = load_task(name)
-    check_inner_task(task)
     assert task.name == name
     assert task.licence
+    check_inner_task(task.task(0) if isinstance(task, TaskFamily) else task)
 
 
 def test_every_task_is_in_one_suite_or_downloaded():
@@ -91,8 +92,29 @@ def test_meta_test_holds_every_modality_and_kind_of_model():
 
 
 def test_meta_valid_judges_on_enough_examples():
-    for name in suite_tasks("meta_valid"):
-        assert sum(len(split.inputs) for split in load_task(name).splits) >= 1000
+    tasks = [load_task(name) for name in suite_tasks("meta_valid")]
+    for task in tasks:
+        if not isinstance(task, TaskFamily):
+            assert sum(len(split.inputs) for split in task.splits) >= 1000
+    assert {task.modality for task in tasks} == {"vision", "text", "tabular", "synthetic"}
+
+
+def test_hundreds_of_tasks_are_drawn_for_learning():
+    tasks = [load_task(name) for name in suite_tasks("meta_train")]
+    assert sum(task.n_tasks for task in tasks if isinstance(task, TaskFamily)) > 1000
+    evaluated = catalogue.one_by_one(tasks, of_family=3)
+    names = [task.name for task in evaluated]
+    assert names.count("digits_mlp") == 0
+    assert [name for name in names if name.startswith("teachers")] == [
+        "teachers_0", "teachers_1", "teachers_2",
+    ]  # fmt: skip
+
+
+def test_one_task_of_a_family_is_chosen_by_its_number():
+    config = {"_target_": "trainpilot.inner_tasks.families.trees", "n_tasks": 5, "number": 3}
+    assert make_task(config).name == "trees_3"
+    with pytest.raises(TrainpilotError, match=r"'trees' is a family .* 0 and 4; given: none"):
+        make_task(config | {"number": None})
 
 
 def test_a_licence_is_unknown_unless_it_is_given():
