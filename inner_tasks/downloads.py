@@ -107,18 +107,20 @@ def ag_news_mlp(
     if not download:
         raise _not_here("ag_news")
     official = _fetched("ag_news", lambda: library.load_dataset("fancyzhx/ag_news"))
-    train, test = official["train"], official["test"]
-    order = _order(len(train["label"]), n_examples).tolist()
-    chosen = [train["text"][index] for index in order]
+    # As plain lists: the library's columns read the disk at every index.
+    texts, test_texts = (list(official[part]["text"]) for part in ("train", "test"))
+    targets, test_targets = (list(official[part]["label"]) for part in ("train", "test"))
+    order = _order(len(targets), n_examples).tolist()
+    chosen = [texts[index] for index in order]
     # The vocabulary is that of the examples that become the train split.
     counts = Counter(word for text in chosen[: _n_train(len(order))] for word in _words(text))
     vocabulary = {word: 2 + place for place, (word, _) in enumerate(_common(counts, n_vocabulary))}
-    labels = torch.tensor(train["label"])[order]
+    labels = torch.tensor(targets)[order]
     splits = _splits(
         _numbers(chosen, vocabulary, n_words),
         labels,
-        _numbers(test["text"], vocabulary, n_words),
-        torch.tensor(test["label"]),
+        _numbers(test_texts, vocabulary, n_words),
+        torch.tensor(test_targets),
     )
     return sourced_task(
         "ag_news_mlp",

@@ -35,7 +35,8 @@ DRAWN = "MIT (drawn by trainpilot)"
 _SKLEARN = "CC BY 4.0 (UCI), in scikit-learn (BSD-3-Clause)"
 _RIVER = "CC BY 4.0 (UCI), in river (BSD-3-Clause)"
 
-#: Every data set of the tasks that ship and that is not drawn, by the name that tasks give it.
+#: Every data set of the tasks that ship, but those drawn by us, by the name that tasks give as
+#: `dataset`.
 SOURCES: dict[str, Source] = {
     "breast_cancer": Source("tabular", _SKLEARN),
     "digits": Source("vision", _SKLEARN),
@@ -59,7 +60,9 @@ SOURCES: dict[str, Source] = {
     "fashion_mnist": Source("vision", "MIT (Zalando)", "pip install torchvision"),
     # Its authors ask for a citation and state no licence.
     "cifar10": Source("vision", "none stated (Krizhevsky, 2009)", "pip install torchvision"),
-    "ag_news": Source("text", "non-commercial use (AG)", "pip install datasets"),
+    "ag_news": Source(
+        "text", "none stated, for research and non-commercial use (AG)", "pip install datasets"
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from trainpilot.agents import cli, listing
 from trainpilot.inner_tasks import words
+from trainpilot.inner_tasks.catalogue import task_names
 from trainpilot.inner_tasks.describing import describe_model, n_parameters
 from trainpilot.inner_tasks.models import cnn, embedding_mlp, mlp, signal_cnn
 from trainpilot.inner_tasks.sequence_models import GRUClassifier, TransformerClassifier
@@ -83,6 +85,11 @@ def test_the_list_as_json_has_every_task_and_what_is_known_of_those_not_here(mon
     assert "pip install trainpilot[tasks]" in surnames["note"]
     assert (fashion["suite"], fashion["modality"]) == (None, "vision")
     assert "pip install torchvision" in fashion["note"]
+
+
+def test_the_documentation_has_every_task():
+    text = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert [name for name in task_names() if f"| `{name}` |" not in text] == []
 
 
 def test_the_list_as_a_table_ends_with_what_is_missing(monkeypatch, capsys):

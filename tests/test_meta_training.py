@@ -51,10 +51,19 @@ def test_the_policy_learns_what_earns(quadratic, tmp_path):
     env, config = configs(total_decisions=6_000, learning_rate=3e-3, entropy_coefficient=0.0)
     env.start = StartConfig(["adam"], 1e-3, 1e-3)
     _, agent = train([quadratic], tmp_path, config, env)
-    observation = agent.env.reset()
-    first = agent.predict(observation, deterministic=True)[0]
-    factors = np.array(env.actions.learning_rate)[first[:, 0]]
-    assert (factors > 1).all()
+    keep = env.actions.learning_rate.index(1.0), env.actions.optimizers.index("adam")
+    returns = []
+    for decide in (
+        lambda observation: agent.predict(observation, deterministic=True)[0],
+        lambda observation: np.tile(keep, (len(observation), 1)),
+    ):
+        agent.env.seed(1)
+        observation, total = agent.env.reset(), np.zeros(agent.env.num_envs)
+        for _ in range(env.decisions):
+            observation, reward, _, _ = agent.env.step(decide(observation))
+            total += reward
+        returns.append(total)
+    assert (returns[0] > returns[1] + 0.3).all()
 
 
 def test_a_rollout_is_whole_inner_runs_and_decisions_are_rounded_up(moons, tmp_path):
