@@ -5,30 +5,18 @@
 #include <cmath>
 #include <vector>
 
-#include "functions.h"
+#include "activations.h"
 #include "images.h"
+#include "layers.h"
 #include "memory.h"
 #include "products.h"
 #include "update.h"
 
 namespace {
 
-// TURN: from (number, example), as convolutions give it, to (example, number).
-enum Kind : int64_t {
-  LINEAR, RELU, TANH, GELU, EMBEDDING, CONVOLUTION, POOLING, TURN
-};
 enum Objective : int64_t { CROSS_ENTROPY, SQUARED_ERROR };
 
-// The order and the types are those of `_Layer` in chain_trainer.py, and so for what follows.
-struct Layer {
-  int64_t kind;
-  int64_t inputs, outputs;  // numbers of an example
-  int64_t weight, bias;     // where they begin among a run's parameters; -1 for none
-  int64_t relu;             // of a linear layer: whether ReLU follows
-  int64_t vocabulary;       // of an embedding
-  const Shape* shape;       // of a convolution or pooling, but for the number of examples
-};
-
+// The order and the types are those of chain_trainer.py, and so for what follows.
 struct Program {
   int64_t n_layers;
   const Layer* layers;
@@ -114,13 +102,6 @@ class Pass {
         case LINEAR:
           linear(layer, weight, layer.bias < 0 ? nullptr : parameters + layer.bias, from, to);
           break;
-        case RELU:
-          map(to, n, [&](auto at) { return select(at(from) < 0, Vec{}, at(from)); });
-          break;
-        case TANH: map(to, n, [&](auto at) { return hyperbolic_tangent(at(from)); }); break;
-        case GELU:
-          map(to, n, [&](auto at) { return at(from) * normal_distribution(at(from)); });
-          break;
         case EMBEDDING: {
           const int64_t width = layer.outputs / layer.inputs;
           for (int64_t i = 0; i < m * layer.inputs; i++)
@@ -132,7 +113,8 @@ class Pass {
                            layer.bias < 0 ? nullptr : parameters + layer.bias, &shapes[l]);
           break;
         case POOLING: program.pool(to, index(to), from, &shapes[l]); break;
-        case TURN: transpose(from, layer.inputs, m, to, layer.inputs);
+        case TURN: transpose(from, layer.inputs, m, to, layer.inputs); break;
+        default: activate(layer, from, n, to);
       }
       from = to;
       to += n;
@@ -169,16 +151,6 @@ class Pass {
             std::swap(deltas[0], deltas[1]);
           }
           break;
-        case RELU: through_relu(delta, result, n, delta); break;
-        case TANH:
-          map(delta, n, [&](auto at) { return at(delta) * (1.0f - at(result) * at(result)); });
-          break;
-        case GELU:
-          map(delta, n, [&](auto at) {
-            const Vec x = at(from);
-            return at(delta) * (normal_distribution(x) + x * normal_density(x));
-          });
-          break;
         case EMBEDDING: {
           const int64_t width = layer.outputs / layer.inputs;
           float* table = gradient + layer.weight;
@@ -201,6 +173,8 @@ class Pass {
         case TURN:
           transpose(delta, m, layer.inputs, next, m);
           std::swap(deltas[0], deltas[1]);
+          break;
+        default: activate_back(layer, from, result, n, delta);
       }
     }
     return mean;
@@ -221,12 +195,6 @@ class Pass {
   template <class T>
   static void copy(const T* from, int64_t n, T* to) {
     std::memcpy(to, from, n * sizeof(T));
-  }
-  // to[i] = f(...)[i], where f reads what it needs at the same places.
-  template <class F>
-  static void map(float* to, int64_t n, F f) {
-    for (int64_t i = 0; i < n; i += LANES)
-      store(to + i, f([&](const float* p) { return load(p + i, n - i); }), n - i);
   }
 
   // Vectors want the numbers of a row of the second factor side by side, which takes turning over

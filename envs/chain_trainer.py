@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainpilot.envs.chain import ChainLayer, chain_of
+from trainpilot.envs.chain import chain_of
+from trainpilot.envs.chain_layers import ChainLayer
 from trainpilot.envs.convolution import EXAMPLES_LAST, PACKED, KernelShape
 from trainpilot.envs.convolution import SOURCE as CONVOLUTION_SOURCE
 from trainpilot.envs.hyperparameters import FloatArray
@@ -26,9 +27,10 @@ from trainpilot.envs.trainer import Orders, RunState
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask, Split
 
-#: In the order of `enum Kind` in the C++ file.
+#: In the order of `enum Kind` in `layers.h`.
 _KINDS = (
-    "linear", "relu", "tanh", "gelu", "embedding", "convolution", "pooling", "turn",
+    "linear", "relu", "tanh", "gelu", "silu", "sigmoid", "leaky_relu", "elu", "embedding",
+    "convolution", "pooling", "turn",
 )  # fmt: skip
 _OBJECTIVES = {"cross_entropy": 0, "mse": 1}
 #: What the objectives' metrics are called in `trainpilot.inner_tasks.objectives`.
@@ -47,6 +49,7 @@ class _Layer(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in ("kind", "inputs", "outputs", "weight", "bias", "relu", "vocabulary")
         ),
+        ("constant", ctypes.c_double),
         ("shape", ctypes.POINTER(KernelShape)),
     )
 
@@ -291,6 +294,7 @@ def _fused(chain: list[ChainLayer]) -> list[_Layer]:
             -1 if layer.bias is None else layer.bias,
             0,
             layer.vocabulary,
+            layer.constant,
         )
         if layer.kind in ("convolution", "pooling"):
             made.shape = ctypes.pointer(

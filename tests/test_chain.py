@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainpilot.envs.chain import chain_of
 from trainpilot.envs.native_code import UntranslatableError
@@ -85,6 +87,40 @@ class ByShape(Reshaping):
 def test_flattening_by_hand_is_understood(model):
     kinds = [layer.kind for layer in chain_of(model(), (3, 4))]
     assert kinds == ["flatten", "linear"]
+
+
+class Activating(nn.Module):
+    """A function between two layers."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.function = function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(self.function(self.first(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "constant"),
+    [
+        (functional.silu, "silu", 0),
+        (nn.SiLU(inplace=True), "silu", 0),
+        (torch.sigmoid, "sigmoid", 0),
+        (functional.sigmoid, "sigmoid", 0),
+        (lambda x: x.sigmoid(), "sigmoid", 0),
+        (functional.leaky_relu, "leaky_relu", 0.01),
+        (lambda x: functional.leaky_relu(x, 0.3, inplace=True), "leaky_relu", 0.3),
+        (nn.LeakyReLU(0.2), "leaky_relu", 0.2),
+        (functional.elu, "elu", 1),
+        (lambda x: functional.elu(x, alpha=0.5), "elu", 0.5),
+        (nn.ELU(), "elu", 1),
+    ],
+)
+def test_activations_are_understood_however_they_are_written(function, kind, constant):
+    chain = chain_of(Activating(function), (3,))
+    assert [layer.kind for layer in chain] == ["linear", kind, "linear"]
+    assert chain[1].constant == constant
 
 
 @pytest.mark.parametrize(

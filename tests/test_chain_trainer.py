@@ -22,7 +22,9 @@ from trainpilot.inner_tasks import Split, Splits, TensorTask, TrainpilotError
 pytestmark = pytest.mark.skipif(load("chain.cpp") is None, reason="no C++ compiler")
 
 OURS = "inner runs are trained by C++ of our own"
-ACTIVATIONS = [nn.ReLU, nn.Tanh, nn.GELU, nn.Identity]
+ACTIVATIONS = [
+    nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU, lambda: nn.ELU(0.7), nn.Identity,
+]  # fmt: skip
 
 
 def classification(model, inputs: Tensor, n_classes: int, micro_batch_size: int) -> TensorTask:
@@ -185,7 +187,10 @@ def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(moons):
         assert other[1] == curves[0][1]
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU])
+@pytest.mark.parametrize(
+    "activation",
+    [nn.Tanh, nn.GELU, nn.SiLU, nn.Sigmoid, lambda: nn.LeakyReLU(0.3), lambda: nn.ELU(0.7)],
+)
 def test_activations_have_the_precision_of_a_float(activation):
     points = torch.cat([torch.linspace(-12, 12, 97), torch.tensor([1e-6, -1e-4, 0.02, 90, -300])])
     split = Split(points[:, None], torch.full((len(points), 1), 3.0))

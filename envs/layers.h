@@ -1,0 +1,25 @@
+// What a chain's layers are.
+
+#pragma once
+
+#include "images.h"
+
+namespace {
+
+// TURN: from (number, example), as convolutions give it, to (example, number).
+enum Kind : int64_t {
+  LINEAR, RELU, TANH, GELU, SILU, SIGMOID, LEAKY_RELU, ELU, EMBEDDING, CONVOLUTION, POOLING, TURN
+};
+
+// The order and the types are those of `_Layer` in chain_trainer.py.
+struct Layer {
+  int64_t kind;
+  int64_t inputs, outputs;  // numbers of an example
+  int64_t weight, bias;     // where they begin among a run's parameters; -1 for none
+  int64_t relu;             // of a linear layer: whether ReLU follows
+  int64_t vocabulary;       // of an embedding
+  double constant;          // of a leaky ReLU or ELU: its slope or alpha below zero
+  const Shape* shape;       // of a convolution or pooling, but for the number of examples
+};
+
+}  // namespace
