@@ -9,6 +9,7 @@
 #include "images.h"
 #include "layers.h"
 #include "memory.h"
+#include "normalisation.h"
 #include "products.h"
 #include "update.h"
 
@@ -57,6 +58,7 @@ class Pass {
       shapes.push_back(layer.shape ? *layer.shape : Shape{});
       shapes.back().n_examples = m;
       if (layer.shape) maxima.resize(all);
+      statistics.emplace_back(2 * m * layer.groups);
       if (layer.kind == LINEAR) largest = std::max(largest, scratch_of(layer));
     }
     transposed.resize(largest);
@@ -114,6 +116,12 @@ class Pass {
           break;
         case POOLING: program.pool(to, index(to), from, &shapes[l]); break;
         case TURN: transpose(from, layer.inputs, m, to, layer.inputs); break;
+        case NORMALISATION:
+          normalise(layer, m, parameters, from, to, statistics[l].data());
+          break;
+        case IMAGE_NORMALISATION:
+          normalise_images(layer, m, parameters, from, to, statistics[l].data());
+          break;
         default: activate(layer, from, n, to);
       }
       from = to;
@@ -174,6 +182,12 @@ class Pass {
           transpose(delta, m, layer.inputs, next, m);
           std::swap(deltas[0], deltas[1]);
           break;
+        case NORMALISATION:
+          normalise_back(layer, m, parameters, from, statistics[l].data(), gradient, delta);
+          break;
+        case IMAGE_NORMALISATION:
+          normalise_images_back(layer, m, parameters, from, statistics[l].data(), gradient, delta);
+          break;
         default: activate_back(layer, from, result, n, delta);
       }
     }
@@ -186,6 +200,7 @@ class Pass {
   Buffer inputs, outputs, transposed, values, no_bias, deltas[2];
   std::vector<int64_t> tokens, classes;
   std::vector<uint8_t> maxima;  // where those of pooling windows were
+  std::vector<std::vector<float>> statistics;  // of normalisations
   std::vector<Shape> shapes;
 
   uint8_t* index(const float* output) { return maxima.data() + (output - outputs.data()); }

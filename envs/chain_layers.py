@@ -28,8 +28,9 @@ class ChainLayer(NamedTuple):
     """A layer of a chain.
 
     Attributes:
-        kind: "linear", "embedding", "convolution", "pooling", "flatten", or an activation:
-            "relu", "tanh", "gelu", "silu", "sigmoid", "leaky_relu" or "elu".
+        kind: "linear", "embedding", "convolution", "pooling", "flatten", "layer_norm",
+            "group_norm", or an activation: "relu", "tanh", "gelu", "silu", "sigmoid",
+            "leaky_relu" or "elu".
         inputs: shape of an example that comes in.
         outputs: shape of an example that goes out.
         weight: place of the weight's first number among all parameters, None for none.
@@ -38,7 +39,11 @@ class ChainLayer(NamedTuple):
         stride: of a convolution.
         padding: of a convolution.
         vocabulary: of an embedding.
-        constant: of a leaky ReLU the slope below zero, of an ELU its alpha.
+        groups: of a normalisation, equal groups of an example's numbers; each becomes of mean 0
+            and variance 1.
+        scales: of a normalisation, numbers of its weight and bias, if it has them.
+        constant: of a leaky ReLU the slope below zero, of an ELU its alpha, of a normalisation
+            its epsilon.
     """
 
     kind: str
@@ -50,6 +55,8 @@ class ChainLayer(NamedTuple):
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     vocabulary: int = 0
+    groups: int = 0
+    scales: int = 0
     constant: float = 0.0
 
 
@@ -117,6 +124,25 @@ def _flatten(module: nn.Flatten, shape: Shape, places: Places) -> ChainLayer | N
     return ChainLayer("flatten", shape, (math.prod(shape),))
 
 
+def _layer_norm(module: nn.LayerNorm, shape: Shape, places: Places) -> ChainLayer | None:
+    n_axes = len(module.normalized_shape)
+    if shape[-n_axes:] != tuple(module.normalized_shape):
+        return None
+    return ChainLayer(
+        "layer_norm", shape, shape, places(module.weight), places(module.bias),
+        groups=math.prod(shape[:-n_axes]), scales=math.prod(shape[-n_axes:]), constant=module.eps,
+    )  # fmt: skip
+
+
+def _group_norm(module: nn.GroupNorm, shape: Shape, places: Places) -> ChainLayer | None:
+    if not shape or shape[0] != module.num_channels:
+        return None
+    return ChainLayer(
+        "group_norm", shape, shape, places(module.weight), places(module.bias),
+        groups=module.num_groups, scales=module.num_channels, constant=module.eps,
+    )  # fmt: skip
+
+
 def _gelu(module: nn.GELU, shape: Shape, places: Places) -> ChainLayer | None:
     return ChainLayer("gelu", shape, shape) if module.approximate == "none" else None
 
@@ -140,6 +166,8 @@ _LAYERS: dict[type[nn.Module], _Known] = {
     nn.Conv2d: _convolution,
     nn.MaxPool2d: _pooling,
     nn.Flatten: _flatten,
+    nn.LayerNorm: _layer_norm,
+    nn.GroupNorm: _group_norm,
     nn.Identity: _alike("flatten"),
     nn.ReLU: _alike("relu"),
     nn.Tanh: _alike("tanh"),

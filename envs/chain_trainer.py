@@ -30,7 +30,7 @@ from trainpilot.inner_tasks.protocol import InnerTask, Split
 #: In the order of `enum Kind` in `layers.h`.
 _KINDS = (
     "linear", "relu", "tanh", "gelu", "silu", "sigmoid", "leaky_relu", "elu", "embedding",
-    "convolution", "pooling", "turn",
+    "convolution", "pooling", "turn", "normalisation", "image_normalisation",
 )  # fmt: skip
 _OBJECTIVES = {"cross_entropy": 0, "mse": 1}
 #: What the objectives' metrics are called in `trainpilot.inner_tasks.objectives`.
@@ -47,7 +47,17 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int64)
-            for name in ("kind", "inputs", "outputs", "weight", "bias", "relu", "vocabulary")
+            for name in (
+                "kind",
+                "inputs",
+                "outputs",
+                "weight",
+                "bias",
+                "relu",
+                "vocabulary",
+                "groups",
+                "scales",
+            )
         ),
         ("constant", ctypes.c_double),
         ("shape", ctypes.POINTER(KernelShape)),
@@ -273,10 +283,23 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
             if not examples_last and (result or layer.kind == "pooling"):
                 raise UntranslatableError(f"its {layer.kind} does not follow a convolution")
             examples_last = True
+        if layer.kind in ("layer_norm", "group_norm"):
+            layer = _normalisation(layer, examples_last=examples_last)
         result.append(layer)
     if chain:
         put_first(chain[-1].outputs)
     return result
+
+
+def _normalisation(layer: ChainLayer, *, examples_last: bool) -> ChainLayer:
+    """The kind that is for the order in memory, if there is one."""
+    if examples_last:
+        if layer.kind == "layer_norm" and layer.groups > 1:
+            raise UntranslatableError("its layer_norm is of parts of an image")
+        return layer._replace(kind="image_normalisation")
+    if layer.kind == "group_norm" and len(layer.inputs) > 1:
+        raise UntranslatableError("its group_norm follows neither a convolution nor a flat layer")
+    return layer._replace(kind="normalisation")
 
 
 def _fused(chain: list[ChainLayer]) -> list[_Layer]:
@@ -294,6 +317,8 @@ def _fused(chain: list[ChainLayer]) -> list[_Layer]:
             -1 if layer.bias is None else layer.bias,
             0,
             layer.vocabulary,
+            layer.groups,
+            layer.scales,
             layer.constant,
         )
         if layer.kind in ("convolution", "pooling"):

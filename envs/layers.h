@@ -8,7 +8,8 @@ namespace {
 
 // TURN: from (number, example), as convolutions give it, to (example, number).
 enum Kind : int64_t {
-  LINEAR, RELU, TANH, GELU, SILU, SIGMOID, LEAKY_RELU, ELU, EMBEDDING, CONVOLUTION, POOLING, TURN
+  LINEAR, RELU, TANH, GELU, SILU, SIGMOID, LEAKY_RELU, ELU, EMBEDDING, CONVOLUTION, POOLING, TURN,
+  NORMALISATION, IMAGE_NORMALISATION
 };
 
 // The order and the types are those of `_Layer` in chain_trainer.py.
@@ -18,7 +19,8 @@ struct Layer {
   int64_t weight, bias;     // where they begin among a run's parameters; -1 for none
   int64_t relu;             // of a linear layer: whether ReLU follows
   int64_t vocabulary;       // of an embedding
-  double constant;          // of a leaky ReLU or ELU: its slope or alpha below zero
+  int64_t groups, scales;   // of a normalisation: groups of an example, numbers of the weight
+  double constant;          // slope of a leaky ReLU, alpha of an ELU, epsilon of a normalisation
   const Shape* shape;       // of a convolution or pooling, but for the number of examples
 };
 

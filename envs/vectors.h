@@ -107,10 +107,13 @@ inline double total(const Vec& value) {
 }
 
 // Zeros behind the first `count` lanes.
+template <int... I>
+inline Vec first_lanes(const Vec& value, int64_t count, std::integer_sequence<int, I...>) {
+  const Mask places = {I...};
+  return places < int32_t(count) ? value : Vec{};
+}
 inline Vec first_lanes(const Vec& value, int64_t count) {
-  float lanes[LANES];
-  at(lanes) = value;
-  return load(lanes, count);
+  return first_lanes(value, count, std::make_integer_sequence<int, LANES>{});
 }
 
 inline Vec root(Vec value) {

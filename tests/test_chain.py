@@ -89,6 +89,23 @@ def test_flattening_by_hand_is_understood(model):
     assert kinds == ["flatten", "linear"]
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape", "groups", "scales"),
+    [
+        (nn.LayerNorm(6), (6,), 1, 6),
+        (nn.LayerNorm(6, elementwise_affine=False), (6,), 1, 6),
+        (nn.LayerNorm(6), (5, 6), 5, 6),
+        (nn.LayerNorm((5, 6)), (5, 6), 1, 30),
+        (nn.GroupNorm(3, 6), (6,), 3, 6),
+        (nn.GroupNorm(3, 6), (6, 2, 2), 3, 6),
+    ],
+)
+def test_normalisations_divide_an_example_into_groups(layer, shape, groups, scales):
+    (given,) = chain_of(layer, shape)
+    assert (given.groups, given.scales, given.constant) == (groups, scales, 1e-5)
+    assert (given.weight, given.bias) == ((0, scales) if list(layer.parameters()) else (None, None))
+
+
 class Activating(nn.Module):
     """A function between two layers."""
 
@@ -137,6 +154,9 @@ def test_activations_are_understood_however_they_are_written(function, kind, con
         (lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout()), "Dropout.* has no kernel"),
         (lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), "has buffers"),
         (lambda: nn.Sequential(nn.Linear(3, 2), nn.GELU("tanh")), "GELU.* has no kernel"),
+        (lambda: nn.LayerNorm(4), "LayerNorm.* has no kernel"),
+        (lambda: nn.LayerNorm((2, 3)), "LayerNorm.* has no kernel"),
+        (lambda: nn.GroupNorm(2, 4), "GroupNorm.* has no kernel"),
         (lambda: nn.Sequential(nn.Flatten(0), nn.Linear(3, 2)), "Flatten.* has no kernel"),
         (lambda: nn.Linear(4, 2), "Linear.* has no kernel"),
         (lambda: nn.Linear(3, 2**17), "Linear.* has no kernel"),

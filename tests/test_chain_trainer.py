@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -128,6 +129,89 @@ CNNS = {
 def test_convolutional_networks(name, micro_batch_size):
     inputs = torch.randn(120, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     assert_trains_as_torch_does(classification(CNNS[name], inputs, 3, micro_batch_size))
+
+
+def perceptron(width: int, *norms: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Linear(12, width), *norms, nn.SiLU(), nn.Linear(width, 3))
+
+
+NORMALISED = {
+    "narrow": lambda: perceptron(5, nn.LayerNorm(5)),
+    "a_vector": lambda: perceptron(16, nn.LayerNorm(16, bias=False)),
+    "wide": lambda: perceptron(67, nn.LayerNorm(67, eps=0.1)),
+    "alone": lambda: perceptron(32, nn.LayerNorm(32, elementwise_affine=False)),
+    "inputs": lambda: nn.Sequential(nn.LayerNorm(12), nn.Linear(12, 3), nn.LayerNorm(3)),
+    "groups": lambda: perceptron(40, nn.GroupNorm(2, 40), nn.GroupNorm(8, 40, affine=False)),
+}
+
+
+@pytest.mark.parametrize("micro_batch_size", [3, 32])
+@pytest.mark.parametrize("name", NORMALISED)
+def test_normalisation_of_flat_layers(name, micro_batch_size):
+    inputs = torch.randn(90, 12, generator=torch.Generator().manual_seed(0))
+    # Weights that are all 1 would hide some mistakes.
+    assert_trains_as_torch_does(
+        classification(with_random_scales(NORMALISED[name]), inputs, 3, micro_batch_size)
+    )
+
+
+def with_random_scales(make) -> Callable[[], nn.Module]:
+    """The model with normalisations whose parameters are not all 1 or 0."""
+
+    def model() -> nn.Module:
+        made = make()
+        for layer in made:
+            if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+                for parameter in layer.parameters():
+                    nn.init.uniform_(parameter, 0.5, 1.5)
+        return made
+
+    return model
+
+
+NORMALISED_CNNS = {
+    "groups": lambda: nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(54, 3),
+    ),
+    "one_group": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.GroupNorm(1, 4, affine=False), nn.ELU(),
+        nn.Conv2d(4, 5, 2, bias=False), nn.GroupNorm(5, 5, eps=0.1), nn.Flatten(), nn.Linear(20, 3),
+    ),
+    "all_of_an_image": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2), nn.LayerNorm((4, 3, 3)), nn.SiLU(), nn.Flatten(),
+        nn.LayerNorm(36, bias=False), nn.Linear(36, 3),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("micro_batch_size", [5, 16, 40])
+@pytest.mark.parametrize("name", NORMALISED_CNNS)
+def test_normalisation_of_images(name, micro_batch_size):
+    inputs = torch.randn(120, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = with_random_scales(NORMALISED_CNNS[name])
+    assert_trains_as_torch_does(classification(model, inputs, 3, micro_batch_size))
+
+
+def test_normalisation_of_each_position():
+    tokens = torch.randint(9, (90, 4), generator=torch.Generator().manual_seed(0))
+    model = with_random_scales(
+        lambda: nn.Sequential(nn.Embedding(9, 5), nn.LayerNorm(5), nn.Flatten(), nn.Linear(20, 9))
+    )
+    assert_trains_as_torch_does(classification(model, tokens, 9, 10))
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        ((nn.Conv2d(2, 4, 3), nn.LayerNorm(6), nn.Flatten(), nn.Linear(144, 3)), "of parts of an"),
+        ((nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(128, 3)), "group_norm follows neither"),
+    ],
+)
+def test_normalisation_without_a_kernel_is_left_to_torch(layers, reason):
+    inputs = torch.randn(60, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    task = classification(lambda: nn.Sequential(*layers), inputs, 3, 10)
+    assert reason in Engine(task, 1, n_micro_batches=1).report
 
 
 def test_embeddings():
