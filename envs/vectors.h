@@ -164,6 +164,15 @@ inline __attribute__((always_inline)) void transpose(Vec (&vectors)[LANES]) {
   }
 }
 
+// The sum of each vector's lanes: many at once, as one alone is a chain of waiting.
+inline Vec totals(Vec (&vectors)[LANES]) {
+  transpose(vectors);
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) vectors[i] += vectors[i + half];
+  return vectors[0];
+}
+
 // As long as it lives, numbers too small for full precision are zeros. Moments that fade end among
 // them, where arithmetic is many times slower (measured: whole steps two to three times).
 class DenormalsAreZeros {
