@@ -54,6 +54,7 @@ class Pass {
     for (int64_t l = 0; l < program.n_layers; l++) {
       const Layer& layer = program.layers[l];
       widest = std::max({widest, layer.inputs, layer.outputs});
+      places.push_back(all);
       all += m * layer.outputs;
       shapes.push_back(layer.shape ? *layer.shape : Shape{});
       shapes.back().n_examples = m;
@@ -122,6 +123,11 @@ class Pass {
         case IMAGE_NORMALISATION:
           normalise_images(layer, m, parameters, from, to, statistics[l].data());
           break;
+        case ADDITION: {
+          const float* other = outputs_of(layer.source);
+          map(to, n, [&](auto at) { return at(from) + at(other); });
+          break;
+        }
         default: activate(layer, from, n, to);
       }
       from = to;
@@ -146,6 +152,11 @@ class Pass {
       result -= n;
       const float* from = l ? result - m * layer.inputs : inputs.data();
       float *delta = deltas[0].data(), *next = deltas[1].data();
+      for (int64_t later = l + 1; later < program.n_layers; later++)
+        if (program.layers[later].kind == ADDITION && program.layers[later].source == l) {
+          const float* other = outputs_of(later);
+          map(delta, n, [&](auto at) { return at(delta) + at(other); });
+        }
       switch (layer.kind) {
         case LINEAR:
           if (layer.relu) through_relu(delta, result, n, delta);
@@ -188,6 +199,10 @@ class Pass {
         case IMAGE_NORMALISATION:
           normalise_images_back(layer, m, parameters, from, statistics[l].data(), gradient, delta);
           break;
+        case ADDITION:
+          // Nobody needs its outputs any more: there the gradient waits for the other layer's turn.
+          copy(delta, n, result);
+          break;
         default: activate_back(layer, from, result, n, delta);
       }
     }
@@ -201,10 +216,12 @@ class Pass {
   std::vector<int64_t> tokens, classes;
   std::vector<uint8_t> maxima;  // where those of pooling windows were
   std::vector<std::vector<float>> statistics;  // of normalisations
+  std::vector<int64_t> places;  // where each layer's outputs begin
   std::vector<Shape> shapes;
 
   uint8_t* index(const float* output) { return maxima.data() + (output - outputs.data()); }
 
+  float* outputs_of(int64_t l) { return l < 0 ? inputs.data() : outputs.data() + places[l]; }
   const Layer& last() const { return program.layers[program.n_layers - 1]; }
   static int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
   template <class T>

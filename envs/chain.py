@@ -20,7 +20,8 @@ def chain_of(model: nn.Module, inputs: Shape) -> list[ChainLayer]:
     """The layers that a model's examples go through, one after the other.
 
     The model may be written as it likes, as long as `torch.fx` can follow it, each layer takes
-    what the one before gave, and training and evaluation are the same.
+    what the one before gave, and training and evaluation are the same. An addition may take
+    what any layer gave besides, so that residual blocks are parts of a chain.
 
     Args:
         model: all of its parameters are trained, in float32.
@@ -61,6 +62,8 @@ class _Chain:
         self._places = dict(places)
         self._shape = inputs
         self.layers: list[ChainLayer] = []
+        # What may be added later: how many layers made it, and its shape.
+        self._values: dict[fx.Node, tuple[int, Shape]] = {}
         for module in model.modules():
             if is_hooked(module):
                 raise UntranslatableError(
@@ -79,20 +82,41 @@ class _Chain:
         for node in graph.graph.nodes:
             if last is None:
                 last = node
+                self._values[node] = 0, inputs
                 continue
             if _counts_examples(node, counts):
                 counts.add(node)
                 continue
-            given = [other for other in node.all_input_nodes if other not in counts]
-            users = [other for other in last.users if not _counts_examples(other, counts)]
-            if given != [last] or len(users) != 1 or node.args[:1] != (last,):
-                raise UntranslatableError(f"its '{node.name}' is no link of a chain")
-            if node.op != "output":
-                try:
-                    self._follow(graph, node)
-                except (TypeError, ValueError, IndexError) as error:
-                    raise UntranslatableError(f"its '{node.name}' has no kernel") from error
+            if node.op != "call_module" and node.target in _ADDITIONS:
+                self._add(node, last)
+            else:
+                given = [other for other in node.all_input_nodes if other not in counts]
+                if given != [last] or node.args[:1] != (last,):
+                    raise UntranslatableError(f"its '{node.name}' is no link of a chain")
+                if node.op != "output":
+                    try:
+                        self._follow(graph, node)
+                    except (TypeError, ValueError, IndexError) as error:
+                        raise UntranslatableError(f"its '{node.name}' has no kernel") from error
+            self._values[node] = len(self.layers), self._shape
             last = node
+
+    def _add(self, node: fx.Node, last: fx.Node) -> None:
+        """What the last layer gave and what an earlier one did, of the same shape."""
+        others = [part for part in node.args if part is not last]
+        known = None
+        if len(node.args) == 2 and len(others) == 1 and not node.kwargs:
+            known = self._values.get(others[0]) if isinstance(others[0], fx.Node) else None
+        if known is None or known[1] != self._shape:
+            raise UntranslatableError(f"its '{node.name}' is no link of a chain")
+        source = known[0]
+        if node.target == "add_":
+            self._forget(source if node.args[1] is last else len(self.layers))
+        self.layers.append(ChainLayer("addition", self._shape, self._shape, source=source))
+
+    def _forget(self, n_layers: int) -> None:
+        """What so many layers made is changed in place, whatever it is called."""
+        self._values = {node: made for node, made in self._values.items() if made[0] != n_layers}
 
     def _follow(self, graph: fx.GraphModule, node: fx.Node) -> None:
         if node.op == "call_module":
@@ -109,7 +133,6 @@ class _Chain:
             raise UntranslatableError(f"its operation '{name}' has no kernel")
         name, parameters = call
         settings = dict(zip(parameters, node.args[1:], strict=False)) | dict(node.kwargs)
-        settings.pop("inplace", None)
         module = _MODULES[name](**settings)
         self._module(module)
 
@@ -119,6 +142,8 @@ class _Chain:
         if layer is None or (layer.kind == "embedding" and self.layers):
             text = str(module).splitlines()[0]
             raise UntranslatableError(f"its layer {text} has no kernel")
+        if getattr(module, "inplace", False):
+            self._forget(len(self.layers))
         if layer.outputs != self._shape or layer.kind != "flatten":
             self.layers.append(layer)
         self._shape = layer.outputs
@@ -172,6 +197,8 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
 }
 _POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _FLATTEN = ("start_dim", "end_dim")
+#: `torch.fx` follows `+=` as `+`.
+_ADDITIONS = (operator.add, torch.add, "add", "add_")
 #: Functions and methods that stand for a layer, and the names of what they are given.
 _CALLS: dict[Any, tuple[str, tuple[str, ...]]] = {
     functional.relu: ("relu", ("inplace",)),

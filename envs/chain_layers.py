@@ -29,7 +29,7 @@ class ChainLayer(NamedTuple):
 
     Attributes:
         kind: "linear", "embedding", "convolution", "pooling", "flatten", "layer_norm",
-            "group_norm", or an activation: "relu", "tanh", "gelu", "silu", "sigmoid",
+            "group_norm", "addition", or an activation: "relu", "tanh", "gelu", "silu", "sigmoid",
             "leaky_relu" or "elu".
         inputs: shape of an example that comes in.
         outputs: shape of an example that goes out.
@@ -44,6 +44,8 @@ class ChainLayer(NamedTuple):
         scales: of a normalisation, numbers of its weight and bias, if it has them.
         constant: of a leaky ReLU the slope below zero, of an ELU its alpha, of a normalisation
             its epsilon.
+        source: of an addition, how many layers of the chain have made what is added to what comes
+            in; 0 for the model's inputs.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class ChainLayer(NamedTuple):
     groups: int = 0
     scales: int = 0
     constant: float = 0.0
+    source: int = 0
 
 
 def layer_of(module: nn.Module, shape: Shape, places: Places) -> ChainLayer | None:

@@ -31,6 +31,7 @@ from trainpilot.inner_tasks.protocol import InnerTask, Split
 _KINDS = (
     "linear", "relu", "tanh", "gelu", "silu", "sigmoid", "leaky_relu", "elu", "embedding",
     "convolution", "pooling", "turn", "normalisation", "image_normalisation",
+    "addition",
 )  # fmt: skip
 _OBJECTIVES = {"cross_entropy": 0, "mse": 1}
 #: What the objectives' metrics are called in `trainpilot.inner_tasks.objectives`.
@@ -57,6 +58,7 @@ class _Layer(ctypes.Structure):
                 "vocabulary",
                 "groups",
                 "scales",
+                "source",
             )
         ),
         ("constant", ctypes.c_double),
@@ -267,6 +269,8 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
     Convolutions have examples last, all others first.
     """
     result: list[ChainLayer] = []
+    # How many layers of the result make what the chain's first, second and so on make.
+    made_by = [0]
     examples_last = False
 
     def put_first(shape: tuple[int, ...]) -> None:
@@ -278,6 +282,7 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
     for layer in chain:
         if layer.kind == "flatten":
             put_first(layer.inputs)
+            made_by.append(len(result))
             continue
         if layer.kind in ("convolution", "pooling"):
             if not examples_last and (result or layer.kind == "pooling"):
@@ -285,7 +290,12 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
             examples_last = True
         if layer.kind in ("layer_norm", "group_norm"):
             layer = _normalisation(layer, examples_last=examples_last)
+        if layer.kind == "addition":
+            layer = layer._replace(source=made_by[layer.source])
+            if not layer.source and result[0].kind in ("convolution", "embedding"):
+                raise UntranslatableError(f"its addition takes what its {result[0].kind} takes")
         result.append(layer)
+        made_by.append(len(result))
     if chain:
         put_first(chain[-1].outputs)
     return result
@@ -305,9 +315,13 @@ def _normalisation(layer: ChainLayer, *, examples_last: bool) -> ChainLayer:
 def _fused(chain: list[ChainLayer]) -> list[_Layer]:
     """The layers as C++ has them: those that are done in one are one."""
     result: list[_Layer] = []
+    # What an addition takes must be left as it is.
+    sources = {layer.source for layer in chain if layer.kind == "addition"}
+    made_by = [0]
     for place, layer in enumerate(chain):
-        before = result[-1] if result else None
+        before = result[-1] if result and place not in sources else None
         if before is not None and _joins(before, layer):
+            made_by.append(len(result))
             continue
         made = _Layer(
             _KINDS.index(layer.kind),
@@ -319,6 +333,7 @@ def _fused(chain: list[ChainLayer]) -> list[_Layer]:
             layer.vocabulary,
             layer.groups,
             layer.scales,
+            made_by[layer.source] - 1,
             layer.constant,
         )
         if layer.kind in ("convolution", "pooling"):
@@ -326,6 +341,7 @@ def _fused(chain: list[ChainLayer]) -> list[_Layer]:
                 _kernel_shape(layer, PACKED if place == 0 else EXAMPLES_LAST)
             )
         result.append(made)
+        made_by.append(len(result))
     return result
 
 

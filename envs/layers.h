@@ -9,7 +9,7 @@ namespace {
 // TURN: from (number, example), as convolutions give it, to (example, number).
 enum Kind : int64_t {
   LINEAR, RELU, TANH, GELU, SILU, SIGMOID, LEAKY_RELU, ELU, EMBEDDING, CONVOLUTION, POOLING, TURN,
-  NORMALISATION, IMAGE_NORMALISATION
+  NORMALISATION, IMAGE_NORMALISATION, ADDITION
 };
 
 // The order and the types are those of `_Layer` in chain_trainer.py.
@@ -20,6 +20,7 @@ struct Layer {
   int64_t relu;             // of a linear layer: whether ReLU follows
   int64_t vocabulary;       // of an embedding
   int64_t groups, scales;   // of a normalisation: groups of an example, numbers of the weight
+  int64_t source;           // of an addition: the layer whose outputs are added; -1 for the inputs
   double constant;          // slope of a leaky ReLU, alpha of an ELU, epsilon of a normalisation
   const Shape* shape;       // of a convolution or pooling, but for the number of examples
 };

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,12 +14,15 @@ from trainpilot.envs.native_code import UntranslatableError
 
 
 class Residual(nn.Module):
-    def __init__(self) -> None:
+    """`add` of what comes in and what two layers make of it."""
+
+    def __init__(self, add, *layers: nn.Module) -> None:
         super().__init__()
-        self.linear = nn.Linear(3, 3)
+        self.layers = nn.Sequential(*layers)
+        self.add = add
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs + self.linear(inputs)
+        return self.add(inputs, self.layers(inputs))
 
 
 class Modal(nn.Module):
@@ -106,6 +111,28 @@ def test_normalisations_divide_an_example_into_groups(layer, shape, groups, scal
     assert (given.weight, given.bias) == ((0, scales) if list(layer.parameters()) else (None, None))
 
 
+def changed_in_place(inputs: Tensor, outputs: Tensor) -> Tensor:
+    return inputs.add_(outputs).relu() + inputs
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        operator.add,
+        operator.iadd,
+        torch.add,
+        lambda x, y: y + x,
+        lambda x, y: x.add(y),
+        lambda x, y: y.add_(x),
+    ],
+)
+def test_residual_blocks_are_parts_of_chains(add):
+    blocks = [Residual(add, nn.Linear(3, 5), nn.ReLU(inplace=True), nn.Linear(5, 3)) for _ in "ab"]
+    chain = chain_of(nn.Sequential(*blocks), (3,))
+    assert [layer.kind for layer in chain] == ["linear", "relu", "linear", "addition"] * 2
+    assert [layer.source for layer in chain if layer.kind == "addition"] == [0, 4]
+
+
 class Activating(nn.Module):
     """A function between two layers."""
 
@@ -145,7 +172,13 @@ def test_activations_are_understood_however_they_are_written(function, kind, con
     [
         (lambda: Reshaping(12, -1), "reshaping to .* has no kernel"),
         (own_instance, "a forward of its own"),
-        (Residual, "'linear' is no link|'add' is no link"),
+        (lambda: Residual(torch.add, nn.Linear(3, 2)), "'add' is no link"),
+        (lambda: Residual(torch.mul, nn.Linear(3, 3)), "'mul' is no link"),
+        (lambda: Residual(lambda x, y: x.add(y, alpha=2), nn.Linear(3, 3)), "'add' is no link"),
+        (lambda: Residual(lambda x, y: y + y, nn.Linear(3, 3)), "'add' is no link"),
+        (lambda: Residual(lambda x, y: y + 1, nn.Linear(3, 3)), "'add' is no link"),
+        (lambda: Residual(operator.add, nn.ReLU(inplace=True), nn.Linear(3, 3)), "'add' is no"),
+        (lambda: Residual(changed_in_place, nn.Linear(3, 3)), "'add' is no link"),
         (Modal, "something else in evaluation"),
         (hooked, "has a hook"),
         (Repeating, "used twice"),

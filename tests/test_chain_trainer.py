@@ -214,6 +214,79 @@ def test_normalisation_without_a_kernel_is_left_to_torch(layers, reason):
     assert reason in Engine(task, 1, n_micro_batches=1).report
 
 
+class Residual(nn.Module):
+    """A block; `after` follows the addition."""
+
+    def __init__(self, *layers: nn.Module, after: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.after = after or nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.after(inputs + self.layers(inputs))
+
+
+class Branching(nn.Module):
+    """What comes before ReLU is needed again, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(12, 7), nn.Linear(7, 7), nn.Linear(7, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs)
+        outputs = self.second(hidden.relu()) + hidden
+        return self.third(outputs.tanh() + hidden)
+
+
+RESIDUAL = {
+    "of_inputs": lambda: nn.Sequential(Residual(nn.Linear(12, 12), nn.Tanh()), nn.Linear(12, 3)),
+    "flattened": lambda: nn.Sequential(
+        nn.Flatten(), Residual(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12)), nn.Linear(12, 3)
+    ),
+    "two_blocks": lambda: nn.Sequential(
+        nn.Linear(12, 20), nn.ReLU(),
+        Residual(nn.LayerNorm(20), nn.Linear(20, 30), nn.GELU(), nn.Linear(30, 20)),
+        Residual(nn.Linear(20, 20), nn.SiLU(), after=nn.ReLU()), nn.Linear(20, 3),
+    ),
+    "nested": lambda: nn.Sequential(
+        nn.Linear(12, 8), Residual(Residual(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 8)),
+        nn.ReLU(), nn.Linear(8, 3),
+    ),
+    "branching": Branching,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_residual_blocks(name):
+    inputs = torch.randn(90, 12, generator=torch.Generator().manual_seed(0))
+    assert_trains_as_torch_does(classification(RESIDUAL[name], inputs, 3, 20))
+
+
+@pytest.mark.parametrize("micro_batch_size", [5, 40])
+def test_residual_blocks_of_images(micro_batch_size):
+    inputs = torch.randn(120, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def model() -> nn.Module:
+        block = Residual(nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.GroupNorm(2, 4))
+        return nn.Sequential(
+            nn.Conv2d(2, 4, 3), block, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)
+        )
+
+    assert_trains_as_torch_does(classification(model, inputs, 3, micro_batch_size))
+
+
+def test_a_residual_block_of_a_convolution_s_own_inputs_is_left_to_torch():
+    inputs = torch.randn(60, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    task = classification(
+        lambda: nn.Sequential(
+            Residual(nn.Conv2d(2, 2, 3, padding=1)), nn.Flatten(), nn.Linear(128, 3)
+        ),
+        inputs, 3, 10,
+    )  # fmt: skip
+    assert "takes what its convolution takes" in Engine(task, 1, n_micro_batches=1).report
+
+
 def test_embeddings():
     tokens = torch.randint(9, (90, 4), generator=torch.Generator().manual_seed(0))
 
