@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "activations.h"
+#include "dropout.h"
 #include "images.h"
 #include "layers.h"
 #include "memory.h"
@@ -38,6 +39,7 @@ struct Data {
 struct Training {
   int64_t n_rows, n_steps, n_examples, width, n_moments, n_scalars, n_sums;
   const int32_t* indices;  // (n_rows, n_steps, n_examples)
+  const int64_t* keys;     // (n_rows, n_steps)
   float* parameters;       // (n_rows, width), and so what follows
   float* const* moments;
   float* accumulated;      // or null
@@ -94,7 +96,8 @@ class Pass {
     }
   }
 
-  void forward(const float* parameters) {
+  // `key` is what this step's random numbers are made of; null in evaluation.
+  void forward(const float* parameters, const int64_t* key) {
     const float* from = inputs.data();
     float* to = outputs.data();
     for (int64_t l = 0; l < program.n_layers; l++) {
@@ -128,6 +131,12 @@ class Pass {
           map(to, n, [&](auto at) { return at(from) + at(other); });
           break;
         }
+        case DROPOUT:
+          if (key)
+            drop(from, n, uint64_t(*key) + layer.salt, layer.constant, to);
+          else
+            copy(from, n, to);
+          break;
         default: activate(layer, from, n, to);
       }
       from = to;
@@ -143,7 +152,7 @@ class Pass {
   }
 
   // Gives the mean loss and writes its gradient by all parameters.
-  double backward(const float* parameters, float* gradient) {
+  double backward(const float* parameters, int64_t key, float* gradient) {
     const double mean = loss(deltas[0].data(), nullptr);
     float* result = outputs.data() + outputs.size();
     for (int64_t l = program.n_layers - 1; l >= 0; l--) {
@@ -203,6 +212,7 @@ class Pass {
           // Nobody needs its outputs any more: there the gradient waits for the other layer's turn.
           copy(delta, n, result);
           break;
+        case DROPOUT: drop(delta, n, uint64_t(key) + layer.salt, layer.constant, delta); break;
         default: activate_back(layer, from, result, n, delta);
       }
     }
@@ -318,8 +328,8 @@ extern "C" void trainpilot_train(const Program* program, const Data* data, const
       const int64_t place = row * t.n_steps + step;
       double* sums = t.sums + place * (1 + t.n_sums);
       pass.gather(*data, t.indices + place * t.n_examples);
-      pass.forward(update.parameters);
-      sums[0] = pass.backward(update.parameters, gradient.data());
+      pass.forward(update.parameters, t.keys + place);
+      sums[0] = pass.backward(update.parameters, t.keys[place], gradient.data());
       update.scalars = t.scalars + place * t.n_scalars;
       update.sums = sums + 1;
       t.update(&update);
@@ -341,7 +351,7 @@ extern "C" void trainpilot_evaluate(const Program* program, const Data* data, in
     Pass pass(*program, n);
     pass.gather(*data, indices.data() + start);
     for (int64_t row = 0; row < n_rows; row++) {
-      pass.forward(parameters + row * width);
+      pass.forward(parameters + row * width, nullptr);
       results[2 * row] += pass.loss(nullptr, results + 2 * row + 1) * n / n_examples;
     }
   }

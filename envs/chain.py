@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import functional
 
 from trainpilot.envs.chain_layers import ChainLayer, Shape, is_layer, layer_of
 from trainpilot.envs.fast_forms import is_hooked
+from trainpilot.envs.mappable import salt_of
 from trainpilot.envs.native_code import UntranslatableError
 
 
@@ -64,6 +66,8 @@ class _Chain:
         self.layers: list[ChainLayer] = []
         # What may be added later: how many layers made it, and its shape.
         self._values: dict[fx.Node, tuple[int, Shape]] = {}
+        self._numbers = {id(module): number for number, module in enumerate(model.modules())}
+        self._n_calls = Counter[int]()
         for module in model.modules():
             if is_hooked(module):
                 raise UntranslatableError(
@@ -142,6 +146,10 @@ class _Chain:
         if layer is None or (layer.kind == "embedding" and self.layers):
             text = str(module).splitlines()[0]
             raise UntranslatableError(f"its layer {text} has no kernel")
+        if layer.kind == "dropout":
+            number = self._numbers[id(module)]
+            layer = layer._replace(salt=salt_of(number, self._n_calls[number]))
+            self._n_calls[number] += 1
         if getattr(module, "inplace", False):
             self._forget(len(self.layers))
         if layer.outputs != self._shape or layer.kind != "flatten":

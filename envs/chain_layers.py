@@ -29,8 +29,8 @@ class ChainLayer(NamedTuple):
 
     Attributes:
         kind: "linear", "embedding", "convolution", "pooling", "flatten", "layer_norm",
-            "group_norm", "addition", or an activation: "relu", "tanh", "gelu", "silu", "sigmoid",
-            "leaky_relu" or "elu".
+            "group_norm", "addition", "dropout", or an activation: "relu", "tanh", "gelu", "silu",
+            "sigmoid", "leaky_relu" or "elu".
         inputs: shape of an example that comes in.
         outputs: shape of an example that goes out.
         weight: place of the weight's first number among all parameters, None for none.
@@ -43,9 +43,10 @@ class ChainLayer(NamedTuple):
             and variance 1.
         scales: of a normalisation, numbers of its weight and bias, if it has them.
         constant: of a leaky ReLU the slope below zero, of an ELU its alpha, of a normalisation
-            its epsilon.
+            its epsilon, of a dropout the probability of a zero, in (0, 1).
         source: of an addition, how many layers of the chain have made what is added to what comes
             in; 0 for the model's inputs.
+        salt: of a dropout, what is added to the key of a run's step (`mappable.salt_of`).
     """
 
     kind: str
@@ -61,6 +62,7 @@ class ChainLayer(NamedTuple):
     scales: int = 0
     constant: float = 0.0
     source: int = 0
+    salt: int = 0
 
 
 def layer_of(module: nn.Module, shape: Shape, places: Places) -> ChainLayer | None:
@@ -150,6 +152,12 @@ def _gelu(module: nn.GELU, shape: Shape, places: Places) -> ChainLayer | None:
     return ChainLayer("gelu", shape, shape) if module.approximate == "none" else None
 
 
+def _dropout(module: nn.Dropout, shape: Shape, places: Places) -> ChainLayer | None:
+    if module.p == 0:
+        return ChainLayer("flatten", shape, shape)
+    return ChainLayer("dropout", shape, shape, constant=module.p) if module.p < 1 else None
+
+
 _Known = Callable[[Any, Shape, Places], ChainLayer | None]
 
 
@@ -171,6 +179,7 @@ _LAYERS: dict[type[nn.Module], _Known] = {
     nn.Flatten: _flatten,
     nn.LayerNorm: _layer_norm,
     nn.GroupNorm: _group_norm,
+    nn.Dropout: _dropout,
     nn.Identity: _alike("flatten"),
     nn.ReLU: _alike("relu"),
     nn.Tanh: _alike("tanh"),

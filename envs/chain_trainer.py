@@ -31,7 +31,7 @@ from trainpilot.inner_tasks.protocol import InnerTask, Split
 _KINDS = (
     "linear", "relu", "tanh", "gelu", "silu", "sigmoid", "leaky_relu", "elu", "embedding",
     "convolution", "pooling", "turn", "normalisation", "image_normalisation",
-    "addition",
+    "addition", "dropout",
 )  # fmt: skip
 _OBJECTIVES = {"cross_entropy": 0, "mse": 1}
 #: What the objectives' metrics are called in `trainpilot.inner_tasks.objectives`.
@@ -59,6 +59,7 @@ class _Layer(ctypes.Structure):
                 "groups",
                 "scales",
                 "source",
+                "salt",
             )
         ),
         ("constant", ctypes.c_double),
@@ -85,6 +86,7 @@ class _Training(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("n_rows", "n_steps", "n_examples", "width")),
         *((name, ctypes.c_int64) for name in ("n_moments", "n_scalars", "n_sums")),
         ("indices", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
         ("parameters", ctypes.c_void_p),
         ("moments", ctypes.POINTER(ctypes.c_void_p)),
         ("accumulated", ctypes.c_void_p),
@@ -193,12 +195,14 @@ class ChainTrainer:
         n_rows, n_steps, n_examples = indices.shape
         with np.errstate(over="ignore"):  # a clip too large for a float is none
             scalars = np.ascontiguousarray(orders.scalars, dtype=np.float32)
+        keys = np.ascontiguousarray(orders.keys, dtype=np.int64)
         sums = np.empty((n_rows, n_steps, 1 + len(UPDATE_SUMS)))
         moments = [moment.data_ptr() for moment in state.moments]
         training = _Training(
             *(n_rows, n_steps, n_examples, state.parameters.stride(0)),
             *(len(moments), len(STEP_SCALARS), len(UPDATE_SUMS)),
             indices.data_ptr(),
+            keys.ctypes.data,
             state.parameters.data_ptr(),
             (ctypes.c_void_p * len(moments))(*moments),
             None if state.accumulated is None else state.accumulated.data_ptr(),
@@ -290,6 +294,8 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
             examples_last = True
         if layer.kind in ("layer_norm", "group_norm"):
             layer = _normalisation(layer, examples_last=examples_last)
+        if layer.kind == "dropout" and examples_last:
+            raise UntranslatableError("its dropout follows a convolution")
         if layer.kind == "addition":
             layer = layer._replace(source=made_by[layer.source])
             if not layer.source and result[0].kind in ("convolution", "embedding"):
@@ -334,6 +340,7 @@ def _fused(chain: list[ChainLayer]) -> list[_Layer]:
             layer.groups,
             layer.scales,
             made_by[layer.source] - 1,
+            layer.salt,
             layer.constant,
         )
         if layer.kind in ("convolution", "pooling"):

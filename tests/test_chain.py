@@ -133,6 +133,14 @@ def test_residual_blocks_are_parts_of_chains(add):
     assert [layer.source for layer in chain if layer.kind == "addition"] == [0, 4]
 
 
+def test_dropouts_draw_anew_at_each_place_and_call():
+    again = nn.Dropout(0.3)
+    model = nn.Sequential(nn.Linear(3, 2), again, nn.Dropout(0), nn.Dropout(0.2), again)
+    dropouts = [layer for layer in chain_of(model, (3,)) if layer.kind == "dropout"]
+    assert [layer.constant for layer in dropouts] == [0.3, 0.2, 0.3]
+    assert len({layer.salt for layer in dropouts}) == 3
+
+
 class Activating(nn.Module):
     """A function between two layers."""
 
@@ -184,7 +192,8 @@ def test_activations_are_understood_however_they_are_written(function, kind, con
         (Repeating, "used twice"),
         (tied, "stands at two places"),
         (frozen, "is frozen"),
-        (lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout()), "Dropout.* has no kernel"),
+        (lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout(1)), "Dropout.* has no kernel"),
+        (lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout1d()), "Dropout1d.* has no kernel"),
         (lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), "has buffers"),
         (lambda: nn.Sequential(nn.Linear(3, 2), nn.GELU("tanh")), "GELU.* has no kernel"),
         (lambda: nn.LayerNorm(4), "LayerNorm.* has no kernel"),

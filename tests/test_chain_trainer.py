@@ -287,6 +287,28 @@ def test_a_residual_block_of_a_convolution_s_own_inputs_is_left_to_torch():
     assert "takes what its convolution takes" in Engine(task, 1, n_micro_batches=1).report
 
 
+def test_dropout_has_the_masks_that_mapped_models_have():
+    inputs = torch.randn(90, 12, generator=torch.Generator().manual_seed(0))
+
+    def model() -> nn.Module:
+        again = nn.Dropout(0.5)
+        return nn.Sequential(
+            nn.Dropout(0.1), nn.Linear(12, 20), again, nn.Tanh(), nn.Linear(20, 21), again,
+            nn.Dropout(0), nn.Linear(21, 3),
+        )  # fmt: skip
+
+    assert_trains_as_torch_does(classification(model, inputs, 3, 20))
+
+
+def test_dropout_of_images_is_left_to_torch():
+    inputs = torch.randn(60, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    task = classification(
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.Dropout(), nn.Flatten(), nn.Linear(144, 3)),
+        inputs, 3, 10,
+    )  # fmt: skip
+    assert "its dropout follows a convolution" in Engine(task, 1, n_micro_batches=1).report
+
+
 def test_embeddings():
     tokens = torch.randint(9, (90, 4), generator=torch.Generator().manual_seed(0))
 
