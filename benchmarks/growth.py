@@ -25,7 +25,7 @@ from trainpilot.envs.worker_pool import start_groups
 _TASKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "native": (nn.ReLU, (1, 8, 32)),
     # Its activation is none that the chains of our own have.
-    "torch_compile": (nn.SiLU, (1, 8)),
+    "torch_compile": (nn.Mish, (1, 8)),
 }
 
 

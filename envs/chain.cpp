@@ -5,30 +5,20 @@
 #include <cmath>
 #include <vector>
 
-#include "functions.h"
+#include "activations.h"
+#include "dropout.h"
 #include "images.h"
+#include "layers.h"
 #include "memory.h"
+#include "normalisation.h"
 #include "products.h"
 #include "update.h"
 
 namespace {
 
-// TURN: from (number, example), as convolutions give it, to (example, number).
-enum Kind : int64_t {
-  LINEAR, RELU, TANH, GELU, EMBEDDING, CONVOLUTION, POOLING, TURN
-};
 enum Objective : int64_t { CROSS_ENTROPY, SQUARED_ERROR };
 
-// The order and the types are those of `_Layer` in chain_trainer.py, and so for what follows.
-struct Layer {
-  int64_t kind;
-  int64_t inputs, outputs;  // numbers of an example
-  int64_t weight, bias;     // where they begin among a run's parameters; -1 for none
-  int64_t relu;             // of a linear layer: whether ReLU follows
-  int64_t vocabulary;       // of an embedding
-  const Shape* shape;       // of a convolution or pooling, but for the number of examples
-};
-
+// The order and the types are those of chain_trainer.py, and so for what follows.
 struct Program {
   int64_t n_layers;
   const Layer* layers;
@@ -49,6 +39,7 @@ struct Data {
 struct Training {
   int64_t n_rows, n_steps, n_examples, width, n_moments, n_scalars, n_sums;
   const int32_t* indices;  // (n_rows, n_steps, n_examples)
+  const int64_t* keys;     // (n_rows, n_steps)
   float* parameters;       // (n_rows, width), and so what follows
   float* const* moments;
   float* accumulated;      // or null
@@ -65,10 +56,12 @@ class Pass {
     for (int64_t l = 0; l < program.n_layers; l++) {
       const Layer& layer = program.layers[l];
       widest = std::max({widest, layer.inputs, layer.outputs});
+      places.push_back(all);
       all += m * layer.outputs;
       shapes.push_back(layer.shape ? *layer.shape : Shape{});
       shapes.back().n_examples = m;
       if (layer.shape) maxima.resize(all);
+      statistics.emplace_back(2 * m * layer.groups);
       if (layer.kind == LINEAR) largest = std::max(largest, scratch_of(layer));
     }
     transposed.resize(largest);
@@ -103,7 +96,8 @@ class Pass {
     }
   }
 
-  void forward(const float* parameters) {
+  // `key` is what this step's random numbers are made of; null in evaluation.
+  void forward(const float* parameters, const int64_t* key) {
     const float* from = inputs.data();
     float* to = outputs.data();
     for (int64_t l = 0; l < program.n_layers; l++) {
@@ -113,13 +107,6 @@ class Pass {
       switch (layer.kind) {
         case LINEAR:
           linear(layer, weight, layer.bias < 0 ? nullptr : parameters + layer.bias, from, to);
-          break;
-        case RELU:
-          map(to, n, [&](auto at) { return select(at(from) < 0, Vec{}, at(from)); });
-          break;
-        case TANH: map(to, n, [&](auto at) { return hyperbolic_tangent(at(from)); }); break;
-        case GELU:
-          map(to, n, [&](auto at) { return at(from) * normal_distribution(at(from)); });
           break;
         case EMBEDDING: {
           const int64_t width = layer.outputs / layer.inputs;
@@ -132,7 +119,25 @@ class Pass {
                            layer.bias < 0 ? nullptr : parameters + layer.bias, &shapes[l]);
           break;
         case POOLING: program.pool(to, index(to), from, &shapes[l]); break;
-        case TURN: transpose(from, layer.inputs, m, to, layer.inputs);
+        case TURN: transpose(from, layer.inputs, m, to, layer.inputs); break;
+        case NORMALISATION:
+          normalise(layer, m, parameters, from, to, statistics[l].data());
+          break;
+        case IMAGE_NORMALISATION:
+          normalise_images(layer, m, parameters, from, to, statistics[l].data());
+          break;
+        case ADDITION: {
+          const float* other = outputs_of(layer.source);
+          map(to, n, [&](auto at) { return at(from) + at(other); });
+          break;
+        }
+        case DROPOUT:
+          if (key)
+            drop(from, n, uint64_t(*key) + layer.salt, layer.constant, to);
+          else
+            copy(from, n, to);
+          break;
+        default: activate(layer, from, n, to);
       }
       from = to;
       to += n;
@@ -147,7 +152,7 @@ class Pass {
   }
 
   // Gives the mean loss and writes its gradient by all parameters.
-  double backward(const float* parameters, float* gradient) {
+  double backward(const float* parameters, int64_t key, float* gradient) {
     const double mean = loss(deltas[0].data(), nullptr);
     float* result = outputs.data() + outputs.size();
     for (int64_t l = program.n_layers - 1; l >= 0; l--) {
@@ -156,6 +161,11 @@ class Pass {
       result -= n;
       const float* from = l ? result - m * layer.inputs : inputs.data();
       float *delta = deltas[0].data(), *next = deltas[1].data();
+      for (int64_t later = l + 1; later < program.n_layers; later++)
+        if (program.layers[later].kind == ADDITION && program.layers[later].source == l) {
+          const float* other = outputs_of(later);
+          map(delta, n, [&](auto at) { return at(delta) + at(other); });
+        }
       switch (layer.kind) {
         case LINEAR:
           if (layer.relu) through_relu(delta, result, n, delta);
@@ -168,16 +178,6 @@ class Pass {
                       false});
             std::swap(deltas[0], deltas[1]);
           }
-          break;
-        case RELU: through_relu(delta, result, n, delta); break;
-        case TANH:
-          map(delta, n, [&](auto at) { return at(delta) * (1.0f - at(result) * at(result)); });
-          break;
-        case GELU:
-          map(delta, n, [&](auto at) {
-            const Vec x = at(from);
-            return at(delta) * (normal_distribution(x) + x * normal_density(x));
-          });
           break;
         case EMBEDDING: {
           const int64_t width = layer.outputs / layer.inputs;
@@ -201,6 +201,19 @@ class Pass {
         case TURN:
           transpose(delta, m, layer.inputs, next, m);
           std::swap(deltas[0], deltas[1]);
+          break;
+        case NORMALISATION:
+          normalise_back(layer, m, parameters, from, statistics[l].data(), gradient, delta);
+          break;
+        case IMAGE_NORMALISATION:
+          normalise_images_back(layer, m, parameters, from, statistics[l].data(), gradient, delta);
+          break;
+        case ADDITION:
+          // Nobody needs its outputs any more: there the gradient waits for the other layer's turn.
+          copy(delta, n, result);
+          break;
+        case DROPOUT: drop(delta, n, uint64_t(key) + layer.salt, layer.constant, delta); break;
+        default: activate_back(layer, from, result, n, delta);
       }
     }
     return mean;
@@ -212,21 +225,18 @@ class Pass {
   Buffer inputs, outputs, transposed, values, no_bias, deltas[2];
   std::vector<int64_t> tokens, classes;
   std::vector<uint8_t> maxima;  // where those of pooling windows were
+  std::vector<std::vector<float>> statistics;  // of normalisations
+  std::vector<int64_t> places;  // where each layer's outputs begin
   std::vector<Shape> shapes;
 
   uint8_t* index(const float* output) { return maxima.data() + (output - outputs.data()); }
 
+  float* outputs_of(int64_t l) { return l < 0 ? inputs.data() : outputs.data() + places[l]; }
   const Layer& last() const { return program.layers[program.n_layers - 1]; }
   static int64_t whole_vectors(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
   template <class T>
   static void copy(const T* from, int64_t n, T* to) {
     std::memcpy(to, from, n * sizeof(T));
-  }
-  // to[i] = f(...)[i], where f reads what it needs at the same places.
-  template <class F>
-  static void map(float* to, int64_t n, F f) {
-    for (int64_t i = 0; i < n; i += LANES)
-      store(to + i, f([&](const float* p) { return load(p + i, n - i); }), n - i);
   }
 
   // Vectors want the numbers of a row of the second factor side by side, which takes turning over
@@ -318,8 +328,8 @@ extern "C" void trainpilot_train(const Program* program, const Data* data, const
       const int64_t place = row * t.n_steps + step;
       double* sums = t.sums + place * (1 + t.n_sums);
       pass.gather(*data, t.indices + place * t.n_examples);
-      pass.forward(update.parameters);
-      sums[0] = pass.backward(update.parameters, gradient.data());
+      pass.forward(update.parameters, t.keys + place);
+      sums[0] = pass.backward(update.parameters, t.keys[place], gradient.data());
       update.scalars = t.scalars + place * t.n_scalars;
       update.sums = sums + 1;
       t.update(&update);
@@ -341,7 +351,7 @@ extern "C" void trainpilot_evaluate(const Program* program, const Data* data, in
     Pass pass(*program, n);
     pass.gather(*data, indices.data() + start);
     for (int64_t row = 0; row < n_rows; row++) {
-      pass.forward(parameters + row * width);
+      pass.forward(parameters + row * width, nullptr);
       results[2 * row] += pass.loss(nullptr, results + 2 * row + 1) * n / n_examples;
     }
   }

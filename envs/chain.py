@@ -4,61 +4,26 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from trainpilot.envs.fast_forms import (
-    covers_convolution,
-    covers_pooling,
-    is_hooked,
-    padding_of,
-    pair,
-)
+from trainpilot.envs.chain_layers import ChainLayer, Shape, is_layer, layer_of
+from trainpilot.envs.fast_forms import is_hooked
+from trainpilot.envs.mappable import salt_of
 from trainpilot.envs.native_code import UntranslatableError
-
-Shape = tuple[int, ...]
-
-#: Numbers in a linear layer's weight, at most; libraries are faster at larger ones (measured:
-#: at 512 x 512 as fast, at 1024 x 1024 twice).
-LARGEST_WEIGHT = 2**18
-
-
-class ChainLayer(NamedTuple):
-    """A layer of a chain.
-
-    Attributes:
-        kind: "linear", "relu", "tanh", "gelu", "embedding", "convolution", "pooling" or
-            "flatten".
-        inputs: shape of an example that comes in.
-        outputs: shape of an example that goes out.
-        weight: place of the weight's first number among all parameters, None for none.
-        bias: likewise.
-        kernel: of a convolution or pooling.
-        stride: of a convolution.
-        padding: of a convolution.
-        vocabulary: of an embedding.
-    """
-
-    kind: str
-    inputs: Shape
-    outputs: Shape
-    weight: int | None = None
-    bias: int | None = None
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    vocabulary: int = 0
 
 
 def chain_of(model: nn.Module, inputs: Shape) -> list[ChainLayer]:
     """The layers that a model's examples go through, one after the other.
 
     The model may be written as it likes, as long as `torch.fx` can follow it, each layer takes
-    what the one before gave, and training and evaluation are the same.
+    what the one before gave, and training and evaluation are the same. An addition may take
+    what any layer gave besides, so that residual blocks are parts of a chain.
 
     Args:
         model: all of its parameters are trained, in float32.
@@ -99,13 +64,17 @@ class _Chain:
         self._places = dict(places)
         self._shape = inputs
         self.layers: list[ChainLayer] = []
+        # What may be added later: how many layers made it, and its shape.
+        self._values: dict[fx.Node, tuple[int, Shape]] = {}
+        self._numbers = {id(module): number for number, module in enumerate(model.modules())}
+        self._n_calls = Counter[int]()
         for module in model.modules():
             if is_hooked(module):
                 raise UntranslatableError(
                     f"its {type(module).__name__} has a hook or a forward of its own"
                 )
         # A single layer would be followed into itself.
-        whole = nn.Sequential(model) if type(model) in _LAYERS else model
+        whole = nn.Sequential(model) if is_layer(model) else model
         try:
             graph = fx.symbolic_trace(whole)
         except Exception as error:
@@ -117,20 +86,41 @@ class _Chain:
         for node in graph.graph.nodes:
             if last is None:
                 last = node
+                self._values[node] = 0, inputs
                 continue
             if _counts_examples(node, counts):
                 counts.add(node)
                 continue
-            given = [other for other in node.all_input_nodes if other not in counts]
-            users = [other for other in last.users if not _counts_examples(other, counts)]
-            if given != [last] or len(users) != 1 or node.args[:1] != (last,):
-                raise UntranslatableError(f"its '{node.name}' is no link of a chain")
-            if node.op != "output":
-                try:
-                    self._follow(graph, node)
-                except (TypeError, ValueError, IndexError) as error:
-                    raise UntranslatableError(f"its '{node.name}' has no kernel") from error
+            if node.op != "call_module" and node.target in _ADDITIONS:
+                self._add(node, last)
+            else:
+                given = [other for other in node.all_input_nodes if other not in counts]
+                if given != [last] or node.args[:1] != (last,):
+                    raise UntranslatableError(f"its '{node.name}' is no link of a chain")
+                if node.op != "output":
+                    try:
+                        self._follow(graph, node)
+                    except (TypeError, ValueError, IndexError) as error:
+                        raise UntranslatableError(f"its '{node.name}' has no kernel") from error
+            self._values[node] = len(self.layers), self._shape
             last = node
+
+    def _add(self, node: fx.Node, last: fx.Node) -> None:
+        """What the last layer gave and what an earlier one did, of the same shape."""
+        others = [part for part in node.args if part is not last]
+        known = None
+        if len(node.args) == 2 and len(others) == 1 and not node.kwargs:
+            known = self._values.get(others[0]) if isinstance(others[0], fx.Node) else None
+        if known is None or known[1] != self._shape:
+            raise UntranslatableError(f"its '{node.name}' is no link of a chain")
+        source = known[0]
+        if node.target == "add_":
+            self._forget(source if node.args[1] is last else len(self.layers))
+        self.layers.append(ChainLayer("addition", self._shape, self._shape, source=source))
+
+    def _forget(self, n_layers: int) -> None:
+        """What so many layers made is changed in place, whatever it is called."""
+        self._values = {node: made for node, made in self._values.items() if made[0] != n_layers}
 
     def _follow(self, graph: fx.GraphModule, node: fx.Node) -> None:
         if node.op == "call_module":
@@ -147,16 +137,21 @@ class _Chain:
             raise UntranslatableError(f"its operation '{name}' has no kernel")
         name, parameters = call
         settings = dict(zip(parameters, node.args[1:], strict=False)) | dict(node.kwargs)
-        settings.pop("inplace", None)
         module = _MODULES[name](**settings)
         self._module(module)
 
     def _module(self, module: nn.Module) -> None:
-        known = _LAYERS.get(type(module))
-        layer = known(self, module) if known is not None else None
-        if layer is None:
+        layer = layer_of(module, self._shape, self._place)
+        # Tokens are the inputs only.
+        if layer is None or (layer.kind == "embedding" and self.layers):
             text = str(module).splitlines()[0]
             raise UntranslatableError(f"its layer {text} has no kernel")
+        if layer.kind == "dropout":
+            number = self._numbers[id(module)]
+            layer = layer._replace(salt=salt_of(number, self._n_calls[number]))
+            self._n_calls[number] += 1
+        if getattr(module, "inplace", False):
+            self._forget(len(self.layers))
         if layer.outputs != self._shape or layer.kind != "flatten":
             self.layers.append(layer)
         self._shape = layer.outputs
@@ -180,56 +175,6 @@ class _Chain:
             raise UntranslatableError("one of its layers is used twice")
         return place
 
-    def _linear(self, module: nn.Linear) -> ChainLayer | None:
-        if self._shape != (module.in_features,) or module.weight.numel() > LARGEST_WEIGHT:
-            return None
-        places = self._place(module.weight), self._place(module.bias)
-        return ChainLayer("linear", self._shape, (module.out_features,), *places)
-
-    def _embedding(self, module: nn.Embedding) -> ChainLayer | None:
-        plain = module.padding_idx is None and module.max_norm is None
-        if self.layers or module.scale_grad_by_freq or module.sparse or not plain:
-            return None
-        vocabulary, width = module.weight.shape
-        outputs = (*self._shape, width)
-        place = self._place(module.weight)
-        return ChainLayer("embedding", self._shape, outputs, place, vocabulary=vocabulary)
-
-    def _convolution(self, module: nn.Conv2d) -> ChainLayer | None:
-        if len(self._shape) != 3 or not covers_convolution(module):
-            return None
-        if self._shape[0] != module.in_channels:
-            return None
-        kernel, stride, padding = pair(module.kernel_size), pair(module.stride), padding_of(module)
-        sides = [
-            (self._shape[1 + axis] + 2 * padding[axis] - kernel[axis]) // stride[axis] + 1
-            for axis in range(2)
-        ]
-        if min(sides) < 1:
-            return None
-        places = self._place(module.weight), self._place(module.bias)
-        outputs = (module.out_channels, *sides)
-        return ChainLayer("convolution", self._shape, outputs, *places, kernel, stride, padding)
-
-    def _pooling(self, module: nn.MaxPool2d) -> ChainLayer | None:
-        if len(self._shape) != 3 or not covers_pooling(module):
-            return None
-        kernel = pair(module.kernel_size)
-        outputs = (self._shape[0], self._shape[1] // kernel[0], self._shape[2] // kernel[1])
-        if min(outputs) < 1:
-            return None
-        return ChainLayer("pooling", self._shape, outputs, kernel=kernel)
-
-    def _flatten(self, module: nn.Flatten) -> ChainLayer | None:
-        n_axes = 1 + len(self._shape)
-        start, end = module.start_dim % n_axes, module.end_dim % n_axes
-        if n_axes == 1 or (start, end) != (1, n_axes - 1):
-            return None
-        return ChainLayer("flatten", self._shape, (math.prod(self._shape),))
-
-    def _elementwise(self, kind: str) -> ChainLayer:
-        return ChainLayer(kind, self._shape, self._shape)
-
 
 def _counts_examples(node: fx.Node, counts: set[fx.Node]) -> bool:
     """Whether it is `x.size(0)`, or part of `x.shape[0]`."""
@@ -242,24 +187,6 @@ def _counts_examples(node: fx.Node, counts: set[fx.Node]) -> bool:
     return node.target is operator.getitem and node.args[0] in counts
 
 
-def _gelu(chain: _Chain, module: nn.GELU) -> ChainLayer | None:
-    return chain._elementwise("gelu") if module.approximate == "none" else None
-
-
-#: Exactly these classes: what a subclass does instead, nobody knows.
-_LAYERS: dict[type[nn.Module], Callable[[_Chain, Any], ChainLayer | None]] = {
-    nn.Linear: _Chain._linear,
-    nn.Embedding: _Chain._embedding,
-    nn.Conv2d: _Chain._convolution,
-    nn.MaxPool2d: _Chain._pooling,
-    nn.Flatten: _Chain._flatten,
-    nn.Identity: lambda chain, _: ChainLayer("flatten", chain._shape, chain._shape),
-    nn.ReLU: lambda chain, _: chain._elementwise("relu"),
-    nn.Tanh: lambda chain, _: chain._elementwise("tanh"),
-    nn.GELU: _gelu,
-}
-
-
 def _flatten(start_dim: int = 0, end_dim: int = -1) -> nn.Flatten:
     """The method and the function begin at another axis than the layer."""
     return nn.Flatten(start_dim, end_dim)
@@ -269,11 +196,17 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
     "flatten": _flatten,
     "max_pool2d": nn.MaxPool2d,
 }
 _POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _FLATTEN = ("start_dim", "end_dim")
+#: `torch.fx` follows `+=` as `+`.
+_ADDITIONS = (operator.add, torch.add, "add", "add_")
 #: Functions and methods that stand for a layer, and the names of what they are given.
 _CALLS: dict[Any, tuple[str, tuple[str, ...]]] = {
     functional.relu: ("relu", ("inplace",)),
@@ -283,6 +216,12 @@ _CALLS: dict[Any, tuple[str, tuple[str, ...]]] = {
     functional.tanh: ("tanh", ()),
     "tanh": ("tanh", ()),
     functional.gelu: ("gelu", ("approximate",)),
+    functional.silu: ("silu", ("inplace",)),
+    torch.sigmoid: ("sigmoid", ()),
+    functional.sigmoid: ("sigmoid", ()),
+    "sigmoid": ("sigmoid", ()),
+    functional.leaky_relu: ("leaky_relu", ("negative_slope", "inplace")),
+    functional.elu: ("elu", ("alpha", "inplace")),
     torch.flatten: ("flatten", _FLATTEN),
     "flatten": ("flatten", _FLATTEN),
     functional.max_pool2d: ("max_pool2d", _POOLING),

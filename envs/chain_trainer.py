@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainpilot.envs.chain import ChainLayer, chain_of
+from trainpilot.envs.chain import chain_of
+from trainpilot.envs.chain_layers import ChainLayer
 from trainpilot.envs.convolution import EXAMPLES_LAST, PACKED, KernelShape
 from trainpilot.envs.convolution import SOURCE as CONVOLUTION_SOURCE
 from trainpilot.envs.hyperparameters import FloatArray
@@ -26,9 +27,11 @@ from trainpilot.envs.trainer import Orders, RunState
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask, Split
 
-#: In the order of `enum Kind` in the C++ file.
+#: In the order of `enum Kind` in `layers.h`.
 _KINDS = (
-    "linear", "relu", "tanh", "gelu", "embedding", "convolution", "pooling", "turn",
+    "linear", "relu", "tanh", "gelu", "silu", "sigmoid", "leaky_relu", "elu", "embedding",
+    "convolution", "pooling", "turn", "normalisation", "image_normalisation",
+    "addition", "dropout",
 )  # fmt: skip
 _OBJECTIVES = {"cross_entropy": 0, "mse": 1}
 #: What the objectives' metrics are called in `trainpilot.inner_tasks.objectives`.
@@ -45,8 +48,21 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int64)
-            for name in ("kind", "inputs", "outputs", "weight", "bias", "relu", "vocabulary")
+            for name in (
+                "kind",
+                "inputs",
+                "outputs",
+                "weight",
+                "bias",
+                "relu",
+                "vocabulary",
+                "groups",
+                "scales",
+                "source",
+                "salt",
+            )
         ),
+        ("constant", ctypes.c_double),
         ("shape", ctypes.POINTER(KernelShape)),
     )
 
@@ -70,6 +86,7 @@ class _Training(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("n_rows", "n_steps", "n_examples", "width")),
         *((name, ctypes.c_int64) for name in ("n_moments", "n_scalars", "n_sums")),
         ("indices", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
         ("parameters", ctypes.c_void_p),
         ("moments", ctypes.POINTER(ctypes.c_void_p)),
         ("accumulated", ctypes.c_void_p),
@@ -178,12 +195,14 @@ class ChainTrainer:
         n_rows, n_steps, n_examples = indices.shape
         with np.errstate(over="ignore"):  # a clip too large for a float is none
             scalars = np.ascontiguousarray(orders.scalars, dtype=np.float32)
+        keys = np.ascontiguousarray(orders.keys, dtype=np.int64)
         sums = np.empty((n_rows, n_steps, 1 + len(UPDATE_SUMS)))
         moments = [moment.data_ptr() for moment in state.moments]
         training = _Training(
             *(n_rows, n_steps, n_examples, state.parameters.stride(0)),
             *(len(moments), len(STEP_SCALARS), len(UPDATE_SUMS)),
             indices.data_ptr(),
+            keys.ctypes.data,
             state.parameters.data_ptr(),
             (ctypes.c_void_p * len(moments))(*moments),
             None if state.accumulated is None else state.accumulated.data_ptr(),
@@ -254,6 +273,8 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
     Convolutions have examples last, all others first.
     """
     result: list[ChainLayer] = []
+    # How many layers of the result make what the chain's first, second and so on make.
+    made_by = [0]
     examples_last = False
 
     def put_first(shape: tuple[int, ...]) -> None:
@@ -265,23 +286,48 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
     for layer in chain:
         if layer.kind == "flatten":
             put_first(layer.inputs)
+            made_by.append(len(result))
             continue
         if layer.kind in ("convolution", "pooling"):
             if not examples_last and (result or layer.kind == "pooling"):
                 raise UntranslatableError(f"its {layer.kind} does not follow a convolution")
             examples_last = True
+        if layer.kind in ("layer_norm", "group_norm"):
+            layer = _normalisation(layer, examples_last=examples_last)
+        if layer.kind == "dropout" and examples_last:
+            raise UntranslatableError("its dropout follows a convolution")
+        if layer.kind == "addition":
+            layer = layer._replace(source=made_by[layer.source])
+            if not layer.source and result[0].kind in ("convolution", "embedding"):
+                raise UntranslatableError(f"its addition takes what its {result[0].kind} takes")
         result.append(layer)
+        made_by.append(len(result))
     if chain:
         put_first(chain[-1].outputs)
     return result
 
 
+def _normalisation(layer: ChainLayer, *, examples_last: bool) -> ChainLayer:
+    """The kind that is for the order in memory, if there is one."""
+    if examples_last:
+        if layer.kind == "layer_norm" and layer.groups > 1:
+            raise UntranslatableError("its layer_norm is of parts of an image")
+        return layer._replace(kind="image_normalisation")
+    if layer.kind == "group_norm" and len(layer.inputs) > 1:
+        raise UntranslatableError("its group_norm follows neither a convolution nor a flat layer")
+    return layer._replace(kind="normalisation")
+
+
 def _fused(chain: list[ChainLayer]) -> list[_Layer]:
     """The layers as C++ has them: those that are done in one are one."""
     result: list[_Layer] = []
+    # What an addition takes must be left as it is.
+    sources = {layer.source for layer in chain if layer.kind == "addition"}
+    made_by = [0]
     for place, layer in enumerate(chain):
-        before = result[-1] if result else None
+        before = result[-1] if result and place not in sources else None
         if before is not None and _joins(before, layer):
+            made_by.append(len(result))
             continue
         made = _Layer(
             _KINDS.index(layer.kind),
@@ -291,12 +337,18 @@ def _fused(chain: list[ChainLayer]) -> list[_Layer]:
             -1 if layer.bias is None else layer.bias,
             0,
             layer.vocabulary,
+            layer.groups,
+            layer.scales,
+            made_by[layer.source] - 1,
+            layer.salt,
+            layer.constant,
         )
         if layer.kind in ("convolution", "pooling"):
             made.shape = ctypes.pointer(
                 _kernel_shape(layer, PACKED if place == 0 else EXAMPLES_LAST)
             )
         result.append(made)
+        made_by.append(len(result))
     return result
 
 

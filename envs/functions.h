@@ -8,6 +8,17 @@ namespace {
 
 inline Vec select(Mask mask, Vec yes, Vec no) { return mask ? yes : no; }
 
+// exp(x) - 1 for |x| <= log(2) / 2.
+inline Vec exponential_near_zero(Vec x) {
+  Vec p = splat(1.9875691500e-4f);
+  p = p * x + 1.3981999507e-3f;
+  p = p * x + 8.3334519073e-3f;
+  p = p * x + 4.1665795894e-2f;
+  p = p * x + 1.6666665459e-1f;
+  p = p * x + 5.0000001201e-1f;
+  return p * (x * x) + x;
+}
+
 // Cephes' expf (Moshier): exp(x) = 2^n * exp(r), |r| <= log(2) / 2. NaN stays NaN.
 inline Vec exponential(Vec x) {
   x = select(x > 88.0f, splat(88.0f), x);
@@ -17,16 +28,18 @@ inline Vec exponential(Vec x) {
   const Vec n = (x * 1.44269504088896341f + shift) - shift;
   Vec r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
-  Vec p = splat(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
   const Mask exponent = (__builtin_convertvector(n, Mask) + 127) << 23;
-  return p * (Vec)exponent;
+  return (exponential_near_zero(r) + 1.0f) * (Vec)exponent;
 }
+
+// exp(x) - 1, without the digits that the difference loses near 0.
+inline Vec exponential_less_one(Vec x) {
+  const Vec size = select(x < 0.0f, -x, x);
+  return select(size < 0.34f, exponential_near_zero(x), exponential(x) - 1.0f);
+}
+
+// 1 / (1 + exp(-x))
+inline Vec logistic(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // Cephes' tanhf (Moshier): a polynomial near 0, where the quotient would lose digits.
 inline Vec hyperbolic_tangent(Vec x) {

@@ -44,6 +44,17 @@ def uniform_bits(key: Tensor, shape: tuple[int, ...]) -> Tensor:
     return bits.view(shape)
 
 
+def salt_of(place: int, n_calls: int) -> int:
+    """What is added to a step's key, so that each layer and each of its calls draws anew.
+
+    Args:
+        place: number of the layer among its model's modules.
+        n_calls: of the layer before, in the same forward pass.
+    """
+    salt = (place << 20) + n_calls
+    return (salt * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63
+
+
 class KeyedDropout(nn.Module):
     """Dropout whose mask is a function of a key.
 
@@ -70,11 +81,8 @@ class KeyedDropout(nn.Module):
         shape = tuple(inputs.shape)
         if self.channels:
             shape = shape[:2] + (1,) * (inputs.ndim - 2)
-        # A layer that is called again in one forward pass draws anew.
-        salt = (self.place << 20) + self.n_calls
+        key = self.get_buffer(KEY) + salt_of(self.place, self.n_calls)
         self.n_calls += 1
-        salt = (salt * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63
-        key = self.get_buffer(KEY) + salt
         kept = uniform_bits(key, shape) >= int(self.p * 2**32)
         return torch.where(kept, inputs / (1 - self.p), 0)
 

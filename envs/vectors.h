@@ -107,10 +107,13 @@ inline double total(const Vec& value) {
 }
 
 // Zeros behind the first `count` lanes.
+template <int... I>
+inline Vec first_lanes(const Vec& value, int64_t count, std::integer_sequence<int, I...>) {
+  const Mask places = {I...};
+  return places < int32_t(count) ? value : Vec{};
+}
 inline Vec first_lanes(const Vec& value, int64_t count) {
-  float lanes[LANES];
-  at(lanes) = value;
-  return load(lanes, count);
+  return first_lanes(value, count, std::make_integer_sequence<int, LANES>{});
 }
 
 inline Vec root(Vec value) {
@@ -159,6 +162,15 @@ inline __attribute__((always_inline)) void transpose(Vec (&vectors)[LANES]) {
     });
     unrolled<LANES>([&](auto i) { vectors[i] = mixed[i]; });
   }
+}
+
+// The sum of each vector's lanes: many at once, as one alone is a chain of waiting.
+inline Vec totals(Vec (&vectors)[LANES]) {
+  transpose(vectors);
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) vectors[i] += vectors[i + half];
+  return vectors[0];
 }
 
 // As long as it lives, numbers too small for full precision are zeros. Moments that fade end among

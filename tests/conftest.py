@@ -91,7 +91,7 @@ def moons() -> TensorTask:
 @pytest.fixture
 def uncommon_moons() -> TensorTask:
     """The same with a layer that kernels of our own do not know: it takes torch.compile."""
-    return _moons("uncommon_moons", nn.SiLU)
+    return _moons("uncommon_moons", nn.Mish)
 
 
 @pytest.fixture(scope="session")

@@ -315,7 +315,7 @@ def test_a_single_row_of_several_blocks_compiles():
     inputs = torch.randn(60, 40, generator=torch.Generator().manual_seed(0))
     task = TensorTask(
         "wide", inputs=inputs,
-        model=lambda: nn.Sequential(nn.Linear(40, 150), nn.SiLU(), nn.Linear(150, 3)),
+        model=lambda: nn.Sequential(nn.Linear(40, 150), nn.Mish(), nn.Linear(150, 3)),
         targets=torch.arange(60) % 3, micro_batch_size=10,
     )  # fmt: skip
     curves = []
