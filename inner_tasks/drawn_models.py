@@ -1,13 +1,15 @@
-"""Models drawn at random: widths, depths, activations."""
+"""Models drawn at random: widths, depths, activations, normalisation, residual blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from trainpilot.inner_tasks.models import ACTIVATIONS, mlp
+from trainpilot.inner_tasks.models import mlp
 
 
 def log_uniform(generator: np.random.Generator, low: float, high: float) -> float:
@@ -25,13 +27,50 @@ def drawn_micro_batch_size(generator: np.random.Generator) -> int:
     return int(2 ** generator.integers(3, 7))
 
 
+#: Activations of models that are drawn.
+_ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU)
+
+
+class Residual(nn.Module):
+    """What a layer adds to its inputs."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs and what the layer makes of them, of the same shape."""
+        return inputs + cast("Tensor", self.layer(inputs))
+
+
 def drawn_mlp(
     generator: np.random.Generator, n_inputs: int, n_outputs: int
 ) -> Callable[[], nn.Module]:
-    """A factory of multilayer perceptrons with one to four hidden layers of 8 to 96 units."""
-    hidden = [log_uniform_int(generator, 8, 96) for _ in range(int(generator.integers(1, 5)))]
-    activation = str(generator.choice(sorted(ACTIVATIONS)))
-    return lambda: mlp(n_inputs, hidden, n_outputs, activation)
+    """A factory of multilayer perceptrons with one to four hidden layers of 8 to 96 units.
+
+    Any activation; a third of them normalise their layers, a fifth have dropout, and half of those
+    whose hidden layers are equally wide are residual.
+    """
+    n_hidden = int(generator.integers(1, 5))
+    hidden = [log_uniform_int(generator, 8, 96) for _ in range(n_hidden)]
+    if generator.uniform() < 0.5:
+        hidden = hidden[:1] * n_hidden
+    activation = _ACTIVATIONS[generator.integers(len(_ACTIVATIONS))]
+    normalised, residual = generator.uniform() < 0.3, generator.uniform() < 0.5
+    dropout = float(generator.uniform(0.05, 0.3)) if generator.uniform() < 0.2 else 0.0
+
+    def model() -> nn.Module:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width, next_width in pairwise([n_inputs, *hidden]):
+            parts: list[nn.Module] = [nn.Linear(width, next_width)]
+            parts += [nn.LayerNorm(next_width)] if normalised else []
+            parts += [activation()]
+            parts += [nn.Dropout(dropout)] if dropout else []
+            block = nn.Sequential(*parts)
+            layers.append(Residual(block) if residual and width == next_width else block)
+        return nn.Sequential(*layers, nn.Linear(hidden[-1], n_outputs))
+
+    return model
 
 
 def drawn_cnn(
@@ -39,8 +78,8 @@ def drawn_cnn(
 ) -> Callable[[], nn.Module]:
     """A factory of small convolutional networks.
 
-    One or two 3x3 convolutions of 4 to 16 channels, each with an activation and 2x2 max pooling,
-    then perhaps a hidden layer.
+    One or two 3x3 convolutions of 4 to 16 channels, for a third of them with normalised groups,
+    each with an activation and 2x2 max pooling, then perhaps a hidden layer.
 
     Args:
         generator: of the draws.
@@ -48,24 +87,19 @@ def drawn_cnn(
         side: height and width in pixels, divisible by 4.
         n_outputs: outputs.
     """
-    widths = [log_uniform_int(generator, 4, 16) for _ in range(int(generator.integers(1, 3)))]
-    activation = ACTIVATIONS[str(generator.choice(sorted(ACTIVATIONS)))]
+    # Even numbers, for two groups.
+    widths = [2 * log_uniform_int(generator, 2, 8) for _ in range(int(generator.integers(1, 3)))]
+    activation = _ACTIVATIONS[generator.integers(len(_ACTIVATIONS))]
     hidden = [32] if generator.uniform() < 0.5 else []
-    return lambda: _cnn(n_channels, side, widths, activation, hidden, n_outputs)
+    normalised = generator.uniform() < 0.3
 
+    def model() -> nn.Module:
+        layers: list[nn.Module] = []
+        for channels, width in pairwise([n_channels, *widths]):
+            layers += [nn.Conv2d(channels, width, 3, padding=1)]
+            layers += [nn.GroupNorm(2, width)] if normalised else []
+            layers += [activation(), nn.MaxPool2d(2)]
+        n_features = widths[-1] * (side // 2 ** len(widths)) ** 2
+        return nn.Sequential(*layers, mlp(n_features, hidden, n_outputs))
 
-def _cnn(
-    n_channels: int,
-    side: int,
-    widths: Sequence[int],
-    activation: Callable[[], nn.Module],
-    hidden: Sequence[int],
-    n_outputs: int,
-) -> nn.Module:
-    layers: list[nn.Module] = []
-    channels = n_channels
-    for width in widths:
-        layers += [nn.Conv2d(channels, width, 3, padding=1), activation(), nn.MaxPool2d(2)]
-        channels = width
-    n_features = channels * (side // 2 ** len(widths)) ** 2
-    return nn.Sequential(*layers, mlp(n_features, hidden, n_outputs))
+    return model

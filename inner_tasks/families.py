@@ -25,29 +25,29 @@ from trainpilot.inner_tasks.models import embedding_mlp
 from trainpilot.inner_tasks.tensor_task import TensorTask
 
 
-def teachers(n_tasks: int = 256, number: int | None = None) -> Trainable:
+def teachers(n_tasks: int = 64, number: int | None = None) -> Trainable:
     """Targets given by a random network: classes, or for a third of the tasks its outputs."""
     return _of(TaskFamily("teachers", _teacher, n_tasks, model="MLP, 1 to 4 layers"), number)
 
 
-def mixtures(n_tasks: int = 256, number: int | None = None) -> Trainable:
+def mixtures(n_tasks: int = 64, number: int | None = None) -> Trainable:
     """Classes that are mixtures of Gaussian clusters."""
     return _of(TaskFamily("mixtures", _mixture, n_tasks, model="MLP, 1 to 4 layers"), number)
 
 
-def ill_conditioned(n_tasks: int = 256, number: int | None = None) -> Trainable:
+def ill_conditioned(n_tasks: int = 64, number: int | None = None) -> Trainable:
     """Regression on correlated features whose deviations span up to three decades."""
     return _of(
         TaskFamily("ill_conditioned", _ill_conditioned, n_tasks, model="linear, or MLP"), number
     )
 
 
-def patterns(n_tasks: int = 256, number: int | None = None) -> Trainable:
+def patterns(n_tasks: int = 64, number: int | None = None) -> Trainable:
     """Small images: a random pattern for each class, shifted, over noise."""
     return _of(TaskFamily("patterns", _pattern, n_tasks, model="CNN, or MLP"), number)
 
 
-def grammars(n_tasks: int = 256, number: int | None = None) -> Trainable:
+def grammars(n_tasks: int = 64, number: int | None = None) -> Trainable:
     """The next token of a random Markov chain of order one or two."""
     return _of(TaskFamily("grammars", _grammar, n_tasks, model="embedding, MLP"), number)
 

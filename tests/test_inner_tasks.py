@@ -101,7 +101,7 @@ def test_meta_valid_judges_on_enough_examples():
 
 def test_hundreds_of_tasks_are_drawn_for_learning():
     tasks = [load_task(name) for name in suite_tasks("meta_train")]
-    assert sum(task.n_tasks for task in tasks if isinstance(task, TaskFamily)) > 1000
+    assert sum(task.n_tasks for task in tasks if isinstance(task, TaskFamily)) > 300
     evaluated = catalogue.one_by_one(tasks, of_family=3)
     names = [task.name for task in evaluated]
     assert names.count("digits_mlp") == 0
