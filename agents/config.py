@@ -114,6 +114,8 @@ class TrainConfig:
         agent: PPO.
         seed: of everything random.
         resume: go on from the last checkpoint in the run's folder.
+        references: a `references.json` of an earlier training in the same environment, whose
+            tasks are then not measured again; null for none.
     """
 
     suite: SuiteConfig = field(default_factory=SuiteConfig)
@@ -121,6 +123,7 @@ class TrainConfig:
     agent: AgentConfig = field(default_factory=AgentConfig)
     seed: int = 0
     resume: bool = False
+    references: str | None = None
 
 
 @dataclass

@@ -24,7 +24,7 @@ from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.family import Trainable
+from trainpilot.inner_tasks.family import TaskFamily, Trainable
 
 #: Below this many decisions, torch.compile takes longer than it saves.
 _WORTH_COMPILING = 15_000
@@ -56,6 +56,7 @@ def make_groups(
             agent.runs_per_task,
             env,
             reference=known.get(task.name) if measure else None,
+            family_references=_of_family(task, known) if measure else {},
             measure=measure,
         )
         for task in tasks
@@ -70,6 +71,14 @@ def make_groups(
 
         groups = start_groups(specs, agent.n_workers, on_ready)
     return groups, known | groups.references
+
+
+def _of_family(task: Trainable, known: dict[str, TaskReference]) -> dict[str, TaskReference]:
+    """The references of the family's own tasks, which travel to its workers."""
+    if not isinstance(task, TaskFamily):
+        return {}
+    names = [task.task_name(number) for number in range(task.n_tasks)]
+    return {name: known[name] for name in names if name in known}
 
 
 def make_agent(groups: Groups, agent: AgentConfig, seed: int) -> PPO:

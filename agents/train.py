@@ -46,11 +46,15 @@ def train(config: TrainConfig) -> None:
         "true",
     )
     identity = _identity(config)
-    path = folder / "references.json"
+    measured = folder / "references.json"
     known: dict[str, TaskReference] = {}
+    if config.references is not None:
+        path = Path(config.references)
+        require(path.is_file(), "references must be the path of a references.json", path)
+        known = read_references(path)
     if config.resume:
         check_resumable(folder, identity)
-        known = read_references(path) if path.is_file() else {}
+        known |= read_references(measured) if measured.is_file() else {}
     tasks = make_tasks(config.suite.tasks)
     groups, references = make_groups(tasks, config.env, config.agent, known)
     # Whatever happens from here on, no worker is left behind.
@@ -61,7 +65,7 @@ def train(config: TrainConfig) -> None:
             agent = make_agent(groups, config.agent, config.seed)
             _set_aside(folder)
             write_json(folder / IDENTITY, identity)
-            write_references(path, references)
+            write_references(measured, references)
         _learn(agent, config, folder, groups.reports)
     path = folder / "policy.safetensors"
     save_policy(
@@ -107,7 +111,7 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
         ("env", "compiled"),
     ):
         del settings[group][name]
-    del settings["resume"]
+    del settings["resume"], settings["references"]
     return {"observation schema": schema_hash(), **_flatten(settings)}
 
 

@@ -62,6 +62,8 @@ class Engine:
         mixed_precision: run the model in bfloat16 where `torch.autocast` holds that safe
             (default: False).
         device: where the runs live (default: "cpu").
+        trusted: do not hold the fast trainer against eager torch at the start, since it has been
+            for models of the same kind (default: False).
 
     Raises:
         TrainpilotError: if a number is out of range, the task cannot be trained, or its
@@ -83,6 +85,7 @@ class Engine:
         compiled: bool | None = None,
         mixed_precision: bool = False,
         device: str = "cpu",
+        trusted: bool = False,
     ) -> None:
         require(n_runs >= 1, "n_runs must be at least 1", n_runs)
         require(n_micro_batches >= 1, "n_micro_batches must be at least 1", n_micro_batches)
@@ -120,7 +123,7 @@ class Engine:
             task, self._model, self._menu, tile, observed, self._device, mixed_precision
         )
         self._trainer, self.report = choose_trainer(
-            setting, compiled, self._first_trial(tile), self._varied_trial(tile)
+            setting, compiled, self._first_trial(tile), self._varied_trial(tile), trusted=trusted
         )
         self.reset(range(n_runs), [0] * n_runs)
         self.evaluate()

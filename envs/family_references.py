@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.reference import grid, measure_reference
@@ -18,19 +20,44 @@ class FamilyReferences:
     Args:
         family: of the tasks.
         config: of the environment.
+        known: references by task, where they have been measured before.
     """
 
-    def __init__(self, family: TaskFamily, config: EnvConfig) -> None:
+    def __init__(
+        self, family: TaskFamily, config: EnvConfig, known: Mapping[str, TaskReference]
+    ) -> None:
         self._family = family
         self._config = config
         used = config.optimizers
         self._configurations = grid([_OPTIMIZER] if _OPTIMIZER in used else used)
-        self._found: dict[int, TaskReference] = {}
+        numbers = range(family.n_tasks)
+        self._found = {n: known[name] for n in numbers if (name := family.task_name(n)) in known}
 
     def __call__(self, number: int) -> TaskReference:
         """The reference of the task of that number in the family."""
         if number not in self._found:
             configurations = self._configurations
-            runs = InnerRuns(self._family.task(number), len(configurations), self._config)
+            task = self._family.task(number)
+            runs = InnerRuns(task, len(configurations), self._config, trusted=True)
             self._found[number] = measure_reference(runs, 1, configurations)
         return self._found[number]
+
+
+def measure_rows(
+    runs: InnerRuns, known: Mapping[str, TaskReference] | None = None
+) -> TaskReference | None:
+    """Give rows the reference of their task; those of a family when a run begins.
+
+    Args:
+        runs: the rows; they must be reset afterwards.
+        known: references of a family's tasks that have been measured before, by task.
+
+    Returns:
+        What was measured; None for a family.
+    """
+    if isinstance(runs.task, TaskFamily):
+        runs.family_references = FamilyReferences(runs.task, runs.config, known or {})
+        return None
+    reference = measure_reference(runs)
+    runs.set_reference(reference)
+    return reference

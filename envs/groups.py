@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from trainpilot.envs.actions import Action, ActionSpec
@@ -23,6 +23,7 @@ class GroupSpec:
         n_rows: number of rows, at least 1.
         config: of the environment.
         reference: of the task, the unit of its reward, if it is known; not of a family.
+        family_references: of a family's tasks, where they are known, by task.
         measure: measure the reference where it is not known; those of a family's tasks when
             they are first drawn.
     """
@@ -31,6 +32,7 @@ class GroupSpec:
     n_rows: int
     config: EnvConfig
     reference: TaskReference | None = None
+    family_references: Mapping[str, TaskReference] = field(default_factory=dict)
     measure: bool = False
 
 

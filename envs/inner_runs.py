@@ -87,6 +87,7 @@ class InnerRuns:
         config: of the environment.
         reference: of all rows, the unit of the reward (default: not known, the lowest level
             there is stands for it).
+        trusted: as `Engine` has it (default: False).
 
     Raises:
         TrainpilotError: if the configuration is out of range or the task cannot be trained.
@@ -109,13 +110,15 @@ class InnerRuns:
         n_runs: int,
         config: EnvConfig,
         reference: TaskReference | None = None,
+        *,
+        trusted: bool = False,
     ) -> None:
         config.validate()
         self.task = task
         self.n_runs = n_runs
         self.config = config
         self.actions = ActionSpec(config.actions)
-        self.engine = _make_engine(task, n_runs, config)
+        self.engine = _make_engine(task, n_runs, config, trusted)
         self._hidden = feature_places(config.observation.hidden)
         self._known = np.ones((len(_DROPPABLE), n_runs), dtype=bool)
         self._reward = REWARDS[config.reward.name](config.reward)
@@ -273,7 +276,9 @@ class InnerRuns:
         return observation
 
 
-def _make_engine(task: Trainable, n_runs: int, config: EnvConfig) -> Engine | FamilyEngine:
+def _make_engine(
+    task: Trainable, n_runs: int, config: EnvConfig, trusted: bool
+) -> Engine | FamilyEngine:
     settings: dict[str, Any] = {
         "n_micro_batches": config.n_micro_batches,
         "evaluation_size": config.evaluation_size,
@@ -285,7 +290,7 @@ def _make_engine(task: Trainable, n_runs: int, config: EnvConfig) -> Engine | Fa
     }
     if isinstance(task, TaskFamily):
         return FamilyEngine(task, n_runs, **settings)
-    return Engine(task, n_runs, **settings)
+    return Engine(task, n_runs, trusted=trusted, **settings)
 
 
 def _put(

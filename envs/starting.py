@@ -70,7 +70,12 @@ class Setting(NamedTuple):
 
 
 def choose_trainer(
-    setting: Setting, compiled: bool | None, first: Trial, varied: Trial
+    setting: Setting,
+    compiled: bool | None,
+    first: Trial,
+    varied: Trial,
+    *,
+    trusted: bool = False,
 ) -> tuple[Trainer, str]:
     """The trainer, and in a sentence how it trains and why so. Warns if that is slow.
 
@@ -80,6 +85,7 @@ def choose_trainer(
             given to torch.compile; False for plain operations of torch.
         first: one step with rate 0 from initial weights.
         varied: steps that use all that a step can do.
+        trusted: take our own C++ without a comparison, since models of the same kind have had it.
 
     Raises:
         TrainpilotError: if the task cannot be trained, or its loss is not finite and above 0 at
@@ -104,7 +110,7 @@ def choose_trainer(
     _check_losses(setting.task, losses)
     if compiled is False:
         return mapped, "inner steps are not compiled, as configured"
-    native = _native(setting, mapped, varied)
+    native = _native(setting, mapped, varied, trusted)
     if isinstance(native, ChainTrainer):
         return native, "inner runs are trained by C++ of our own"
     if compiled is None:
@@ -126,7 +132,9 @@ def choose_trainer(
     return mapped, report
 
 
-def _native(setting: Setting, mapped: MappedTrainer, varied: Trial) -> ChainTrainer | str:
+def _native(
+    setting: Setting, mapped: MappedTrainer, varied: Trial, trusted: bool
+) -> ChainTrainer | str:
     """The trainer in C++, once it has shown that it does the same, or why there is none."""
     try:
         if setting.mixed_precision:
@@ -135,7 +143,7 @@ def _native(setting: Setting, mapped: MappedTrainer, varied: Trial) -> ChainTrai
         trainer = ChainTrainer(setting.task, setting.model.n_params, update, setting.observed)
     except UntranslatableError as error:
         return f"C++ of our own does not cover the task, {error}"
-    if not _agree(mapped, trainer, varied, setting.tolerance):
+    if not trusted and not _agree(mapped, trainer, varied, setting.tolerance):
         different = "C++ of our own gives other numbers than the model does"
         warnings.warn(f"{different} and is not used", stacklevel=5)
         return different

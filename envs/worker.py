@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainpilot.envs.actions import Action
-from trainpilot.envs.family_references import FamilyReferences
+from trainpilot.envs.family_references import measure_rows
 from trainpilot.envs.groups import GroupSpec, OnReady
 from trainpilot.envs.hyperparameters import Hyperparameters, IntArray
 from trainpilot.envs.inner_runs import InnerRuns
-from trainpilot.envs.reference import measure_reference
 from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.transition import Start, Transition
 from trainpilot.inner_tasks.errors import require
-from trainpilot.inner_tasks.family import TaskFamily
 
 
 class Worker:
@@ -48,16 +46,13 @@ class Worker:
     def _make(self, spec: GroupSpec) -> InnerRuns:
         runs = InnerRuns(spec.task, spec.n_rows, spec.config)
         self.reports[spec.task.name] = runs.engine.report
-        if isinstance(spec.task, TaskFamily):
-            if spec.measure:
-                runs.family_references = FamilyReferences(spec.task, spec.config)
-            return runs
         known = spec.reference
-        if known is None and spec.measure:
-            known = measure_reference(runs)
+        if known is not None:
+            runs.set_reference(known)
+        elif spec.measure:
+            known = measure_rows(runs, spec.family_references)
         if known is not None:
             self.references[spec.task.name] = known
-            runs.set_reference(known)
         return runs
 
     def set_references(self, references: Mapping[str, TaskReference]) -> None:

@@ -51,6 +51,10 @@ class TaskFamily:
         self.model = model
         self._draw = draw
 
+    def task_name(self, number: int) -> str:
+        """The name of the task of a number."""
+        return f"{self.name}_{number}"
+
     def task(self, number: int) -> TensorTask:
         """The task of a number.
 
@@ -65,7 +69,7 @@ class TaskFamily:
             f"tasks of family '{self.name}' have numbers from 0 to {self.n_tasks - 1}",
             number,
         )
-        task = self._draw(f"{self.name}_{number}", np.random.default_rng([_STREAM, number]))
+        task = self._draw(self.task_name(number), np.random.default_rng([_STREAM, number]))
         task.dataset, task.modality, task.licence = self.dataset, self.modality, self.licence
         return task
 
