@@ -284,6 +284,22 @@ class Engine:
         keys = np.pad(step_keys(self._seeds, self._position, n_steps), padding)
         return Orders(indices, scalars, keys), plan
 
+    def carried(self) -> list[Tensor]:
+        """What runs carry from one inner step to the next, `(n_runs, ...)` each.
+
+        Weights, moments, accumulated gradients, buffers, counts of updates and the mean
+        gradient's norm; not the place in the data and in the budget. Writing to these tensors
+        changes the runs; the next step may replace them.
+        """
+        state = self._state.rows(slice(self.n_runs))
+        return [
+            state.parameters,
+            *state.moments,
+            *([] if state.accumulated is None else [state.accumulated]),
+            *state.buffers.values(),
+            *(torch.from_numpy(counts) for counts in (*self._schedule.counts, self._mean_square)),
+        ]
+
     def evaluate(self, rows: Sequence[int] | None = None) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`.
 

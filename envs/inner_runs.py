@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 from trainpilot.envs.actions import ActionSpec, clamp
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
-from trainpilot.envs.guard import diverged, hopeless
+from trainpilot.envs.guard import Guard, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
-from trainpilot.envs.observation import Observation, Reading, begin, feature_places, observe
+from trainpilot.envs.interventions import Interventions, Reason
+from trainpilot.envs.observation import (
+    Observation,
+    Reading,
+    begin,
+    feature_places,
+    observe,
+    resume,
+)
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import LogImprovement, TaskReference, level
+from trainpilot.envs.roll_back import LastGood
 from trainpilot.envs.signals import Evaluation
 from trainpilot.inner_tasks.protocol import InnerTask
 
@@ -39,7 +48,9 @@ class Outcome(NamedTuple):
         before: hyperparameters before the decision.
         hyperparameters: in use during it, within bounds.
         clamped: whether the bounds changed what was asked for.
-        train_loss: mean over the decision's inner steps.
+        interventions: what the guard did; a run that was rolled back stands where the last
+            decision with which it was content had led, and so do its observation and losses.
+        train_loss: mean over the decision's inner steps, whatever came of them.
         valid: evaluation of the observed part of `valid`.
         outer_valid: evaluation of `outer_valid`; not for controllers.
     """
@@ -52,6 +63,7 @@ class Outcome(NamedTuple):
     before: Hyperparameters
     hyperparameters: Hyperparameters
     clamped: BoolArray
+    interventions: Interventions
     train_loss: FloatArray
     valid: Evaluation
     outer_valid: Evaluation
@@ -125,13 +137,17 @@ class InnerRuns:
         self._has_reference = False
         if reference is not None:
             self.set_reference(reference)
+        self._guard = Guard(config.guard, n_runs)
+        rolls_back = config.guard.on_divergence == "roll_back"
+        self._last_good = LastGood(self.engine) if rolls_back else None
         self._begin_all()
 
     def _begin_all(self) -> None:
         """Give every row a state, that of the engine's first weights."""
         self.hyperparameters = Hyperparameters.full(self.n_runs)
         valid, outer_valid = self.engine.evaluate()
-        self._start_valid, self._start_outer = valid.loss, outer_valid.loss
+        self._guard.reset(np.ones(self.n_runs, dtype=bool), valid.loss)
+        self._start_outer = outer_valid.loss
         self._level = level(outer_valid.loss, outer_valid.loss)
         self._observer, observation = begin(self._reading(valid))
         self.observation = self._shown(observation)
@@ -145,6 +161,11 @@ class InnerRuns:
     def decisions_made(self) -> NDArray[np.int64]:
         """Decisions that each run has behind it, `(n_runs,)`."""
         return self.engine.position // self.config.micro_batches_per_decision
+
+    @property
+    def guard_scale(self) -> FloatArray:
+        """What the guard has multiplied each run's learning rate by in all, `(n_runs,)`."""
+        return np.asarray(self.config.guard.shrink**self._guard.roll_backs, dtype=np.float64)
 
     @property
     def decisions_in_budget(self) -> NDArray[np.int64]:
@@ -192,7 +213,9 @@ class InnerRuns:
         chosen[list(rows)] = True
         self.hyperparameters = _put(self.hyperparameters, rows, starts)
         valid, outer_valid = self.engine.evaluate(rows)
-        self._start_valid = np.where(chosen, valid.loss, self._start_valid)
+        self._guard.reset(chosen, valid.loss)
+        if self._last_good is not None:
+            self._last_good.keep(chosen)
         self._start_outer = np.where(chosen, outer_valid.loss, self._start_outer)
         self._level = np.where(chosen, level(outer_valid.loss, outer_valid.loss), self._level)
         observer, observation = begin(self._reading(valid))
@@ -214,23 +237,36 @@ class InnerRuns:
         self.hyperparameters = clamp(asked, self.config.bounds)
         signals = self.engine.advance(self.hyperparameters, self.config.micro_batches_per_decision)
         valid, outer_valid = self.engine.evaluate()
-        exploded = diverged(self.config.guard, signals, valid.loss, self._start_valid)
-        exploded |= ~np.isfinite(outer_valid.loss)
+        found = self._guard.judge(signals, valid.loss, outer_valid.loss)
+        rolled_back = self._guard.roll_back(found.any)
+        exploded = found.any & ~rolled_back
+        used = self.hyperparameters
+        if self._last_good is not None:
+            self._last_good.keep(~found.any)
+            if rolled_back.any():
+                valid, outer_valid = self._roll_back(self._last_good, rolled_back)
         decisions = self.decisions_in_budget
         remaining = decisions - self.decisions_made
         after = level(outer_valid.loss, self._start_outer)
         given_up = np.zeros_like(exploded)
         if self._has_reference:
             progress, reference = self._progress(), self._reward.reference
-            given_up = hopeless(self.config.guard, progress, after, reference) & ~exploded
-        switched = self.hyperparameters.optimizer != before.optimizer
+            given_up = hopeless(self.config.guard, progress, after, reference) & ~found.any
+        switched = used.optimizer != before.optimizer
         reward = self._reward(
             self._level, after, exploded, given_up, decisions, remaining, switched
         )
+        # Beside the reward, since to be led back earns nothing: no reward can pay for it.
+        reward = reward - self.config.guard.penalty * rolled_back
         terminated = exploded | given_up
         self._level = after
-        self._observer, observation = observe(self._observer, signals, self._reading(valid))
-        self.observation = self._shown(observation)
+        reading = self._reading(valid)
+        observer, observation = observe(self._observer, signals, reading)
+        if rolled_back.any():
+            state, resumed = resume(self._observer, self.observation, observer, reading)
+            observer = state.where(rolled_back, observer)
+            observation = np.where(rolled_back[:, None], resumed, observation)
+        self._observer, self.observation = observer, self._shown(observation)
         return Outcome(
             observation=self.observation,
             reward=reward,
@@ -238,12 +274,27 @@ class InnerRuns:
             hopeless=given_up,
             truncated=(remaining == 0) & ~terminated,
             before=before,
-            hyperparameters=self.hyperparameters,
-            clamped=_differs(asked, self.hyperparameters),
+            hyperparameters=used,
+            clamped=_differs(asked, used),
+            interventions=Interventions(
+                np.where(given_up, Reason.HOPELESS, found.reason),
+                found.ratio,
+                rolled_back,
+                self.hyperparameters.learning_rate,
+            ),
             train_loss=signals.train_loss.mean(1),
             valid=valid,
             outer_valid=outer_valid,
         )
+
+    def _roll_back(self, last_good: LastGood, rows: BoolArray) -> tuple[Evaluation, Evaluation]:
+        """Lead these rows back to where all was well, with a lower learning rate from now on."""
+        last_good.restore(rows)
+        rate = self.hyperparameters.learning_rate
+        shrunk = np.where(rows, rate * self.config.guard.shrink, rate)
+        lowered = replace(self.hyperparameters, learning_rate=shrunk)
+        self.hyperparameters = clamp(lowered, self.config.bounds)
+        return self.engine.evaluate(np.flatnonzero(rows).tolist())
 
     def _progress(self) -> FloatArray:
         return np.asarray(self.engine.position / self.engine.budgets)

@@ -256,6 +256,27 @@ def observe(
     return after, _assemble(features, reading, after)
 
 
+def resume(
+    before: ObserverState, observation: Observation, after: ObserverState, reading: Reading
+) -> tuple[ObserverState, Observation]:
+    """State and observation of runs that a decision led back to where it had begun.
+
+    What signals and losses say is as it was; hyperparameters and time are those of now.
+
+    Args:
+        before: before the decision.
+        observation: likewise, `(n_runs, n_features)`.
+        after: what `observe` made of the decision and of `reading`.
+        reading: what is known now.
+    """
+    state = before._replace(
+        rate_last=after.rate_last, optimizer=after.optimizer, switch_age=after.switch_age
+    )
+    features = {name: observation[:, place] for place, name in enumerate(FEATURE_NAMES)}
+    features["learning_rate_step"] = np.log10(after.rate_last / before.rate_last)
+    return state, _assemble(features, reading, state)
+
+
 def _gradient_features(
     signals: Signals, reading: Reading, state: ObserverState
 ) -> dict[str, FloatArray]:
@@ -296,7 +317,7 @@ def _valid_features(
 
 
 def _assemble(
-    features: dict[str, FloatArray], reading: Reading, state: ObserverState
+    features: dict[str, NDArray[Any]], reading: Reading, state: ObserverState
 ) -> Observation:
     """The given features and those that need no signals, in order and within bounds."""
     with np.errstate(all="ignore"):

@@ -57,7 +57,8 @@ def measure_reference(runs: InnerRuns, n_seeds: int = 2) -> TaskReference:
         diverged = np.zeros(runs.n_runs, dtype=bool)
         for _ in range(runs.config.decisions):
             outcome = runs.step(runs.hyperparameters)
-            diverged |= outcome.terminated
+            # A fixed configuration is one that nobody had to mend.
+            diverged |= outcome.terminated | outcome.interventions.rolled_back
         final = np.where(diverged, HIGHEST_LEVEL, level(outcome.outer_valid.loss, start))
         for (number, _), value in zip(chunk, final, strict=False):
             totals[number] += value / n_seeds

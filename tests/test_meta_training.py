@@ -20,13 +20,16 @@ from trainpilot.agents.meta_training import (
     make_groups,
     resume_agent,
 )
-from trainpilot.envs.config import EnvConfig, StartConfig
+from trainpilot.envs.config import EnvConfig, GuardConfig, StartConfig
 from trainpilot.inner_tasks import TrainpilotError
 
 
 def configs(total_decisions=240, **changes):
     env = EnvConfig(
-        decisions=6, micro_batches_per_decision=4, start=StartConfig(["adam"], 1e-3, 1e-2)
+        decisions=6,
+        micro_batches_per_decision=4,
+        start=StartConfig(["adam"], 1e-3, 1e-2),
+        guard=GuardConfig(on_divergence="end"),
     )
     agent = AgentConfig(
         total_decisions=total_decisions,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainpilot.envs.config import EnvConfig, StartConfig
+from trainpilot.envs.config import EnvConfig, GuardConfig, StartConfig
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.vector import InnerTrainingVecEnv
@@ -28,6 +28,7 @@ CONFIG = EnvConfig(
     decisions=3,
     micro_batches_per_decision=2,
     start=StartConfig(["adam", "sgd"], 1e-3, 1e-1),
+    guard=GuardConfig(max_roll_backs=1, max_loss_ratio=1.05),  # so that it has to act
 )
 
 PROGRESS = FEATURE_NAMES.index("progress")
