@@ -128,12 +128,12 @@ class GuardConfig:
     """When an inner run has gone wrong, and what is done about it.
 
     It has diverged when anything is not finite, or exceeds its start as many times as said
-    here. The last three count only where they do so in every micro-batch of a decision: peaks
-    inside it are no harm.
+    here. The last three count only where they do so in every micro-batch of a decision: a run
+    may come back from a peak by itself.
 
     Attributes:
-        on_divergence: "roll_back" to the end of the last decision after which all was well,
-            or "end".
+        on_divergence: "roll_back" to the end of the last decision in which nothing exceeded
+            its limit even for once, or "end".
         shrink: factor of the learning rate from the next decision on, at a roll-back, in
             (0, 1).
         max_roll_backs: in a run, at least 0; then it is ended.

@@ -20,10 +20,13 @@ class Findings(NamedTuple):
     Attributes:
         reason: a `Reason`; 0 where it is content.
         ratio: how many times its start what exploded has become; NaN for other reasons.
+        sound: nothing is wrong, nor was any limit passed for a moment: the weights are such
+            as a run may be rolled back to.
     """
 
     reason: IntArray
     ratio: FloatArray
+    sound: NDArray[np.bool_]
 
     @property
     def any(self) -> NDArray[np.bool_]:
@@ -76,11 +79,13 @@ class Guard:
         first = np.stack([signal[:, 0] for signal in watched])
         self._starts = np.where(np.isnan(self._starts), first, self._starts)
         # The smallest of the decision: what comes back from a peak by itself has not diverged.
-        lowest = np.stack([signal.min(1) for signal in watched])
+        lowest = _ratio(np.stack([signal.min(1) for signal in watched]), self._starts)
         valid = _ratio(valid_loss, self._valid_start)
-        train, gradient, parameters = _ratio(lowest, self._starts)
         unknown = np.full_like(valid, np.nan)
         config = self._config
+        limits = np.array(
+            [config.max_train_loss_ratio, config.max_gradient_ratio, config.max_parameter_ratio]
+        )[:, None]
         # In the order of the reasons; the update is NaN where there was none.
         findings = (
             (~np.isfinite(signals.train_loss).all(1), unknown),
@@ -90,15 +95,17 @@ class Guard:
             (~np.isfinite(valid_loss), unknown),
             (~np.isfinite(outer_valid_loss), unknown),
             (valid > config.max_loss_ratio, valid),
-            (train > config.max_train_loss_ratio, train),
-            (gradient > config.max_gradient_ratio, gradient),
-            (parameters > config.max_parameter_ratio, parameters),
+            *zip(lowest > limits, lowest, strict=True),
         )
         holds = [found for found, _ in findings]
         reasons = list(range(Reason.TRAIN_LOSS_NOT_FINITE, Reason.HOPELESS))
+        # A last update too large for the parameters shows in no later micro-batch.
+        reached = (*watched[:2], np.fmax(signals.parameter_norm, signals.update_norm))
+        highest = _ratio(np.stack([signal.max(1) for signal in reached]), self._starts)
         return Findings(
-            np.select(holds, reasons, Reason.NONE).astype(np.int64),
-            np.select(holds, [ratio for _, ratio in findings], np.nan),
+            reason=np.select(holds, reasons, Reason.NONE).astype(np.int64),
+            ratio=np.select(holds, [ratio for _, ratio in findings], np.nan),
+            sound=~np.any(holds, axis=0) & (highest <= limits).all(0),
         )
 
     def roll_back(self, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:

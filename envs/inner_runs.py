@@ -18,6 +18,7 @@ from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hy
 from trainpilot.envs.interventions import Interventions, Reason
 from trainpilot.envs.observation import (
     Observation,
+    ObserverState,
     Reading,
     begin,
     feature_places,
@@ -48,8 +49,8 @@ class Outcome(NamedTuple):
         before: hyperparameters before the decision.
         hyperparameters: in use during it, within bounds.
         clamped: whether the bounds changed what was asked for.
-        interventions: what the guard did; a run that was rolled back stands where the last
-            decision with which it was content had led, and so do its observation and losses.
+        interventions: what the guard did; a run that was rolled back stands where it stood
+            when all was well, and so do its observation and its losses.
         train_loss: mean over the decision's inner steps, whatever came of them.
         valid: evaluation of the observed part of `valid`.
         outer_valid: evaluation of `outer_valid`; not for controllers.
@@ -151,6 +152,7 @@ class InnerRuns:
         self._level = level(outer_valid.loss, outer_valid.loss)
         self._observer, observation = begin(self._reading(valid))
         self.observation = self._shown(observation)
+        self._good = self._observer, self.observation
 
     def set_reference(self, reference: TaskReference) -> None:
         """Change the unit of the reward, which is also what the guard judges by."""
@@ -222,6 +224,7 @@ class InnerRuns:
         self._observer = observer.where(chosen, self._observer)
         shown = self._shown(observation)
         self.observation = np.where(chosen[:, None], shown, self.observation)
+        self._good = _chosen(chosen, (self._observer, self.observation), self._good)
         return self.observation
 
     def step(self, asked: Hyperparameters) -> Outcome:
@@ -242,7 +245,7 @@ class InnerRuns:
         exploded = found.any & ~rolled_back
         used = self.hyperparameters
         if self._last_good is not None:
-            self._last_good.keep(~found.any)
+            self._last_good.keep(found.sound)
             if rolled_back.any():
                 valid, outer_valid = self._roll_back(self._last_good, rolled_back)
         decisions = self.decisions_in_budget
@@ -261,12 +264,12 @@ class InnerRuns:
         terminated = exploded | given_up
         self._level = after
         reading = self._reading(valid)
-        observer, observation = observe(self._observer, signals, reading)
+        observer, observation = now = observe(self._observer, signals, reading)
         if rolled_back.any():
-            state, resumed = resume(self._observer, self.observation, observer, reading)
-            observer = state.where(rolled_back, observer)
-            observation = np.where(rolled_back[:, None], resumed, observation)
+            observer, observation = _chosen(rolled_back, resume(self._good, now, reading), now)
         self._observer, self.observation = observer, self._shown(observation)
+        if self._last_good is not None:
+            self._good = _chosen(found.sound, (self._observer, self.observation), self._good)
         return Outcome(
             observation=self.observation,
             reward=reward,
@@ -317,6 +320,15 @@ class InnerRuns:
         """The observation without the features that are hidden."""
         observation[:, self._hidden] = 0
         return observation
+
+
+def _chosen(
+    rows: BoolArray,
+    one: tuple[ObserverState, Observation],
+    other: tuple[ObserverState, Observation],
+) -> tuple[ObserverState, Observation]:
+    """The one in the rows that are chosen, the other elsewhere."""
+    return one[0].where(rows, other[0]), np.where(rows[:, None], one[1], other[1])
 
 
 def _put(

@@ -257,23 +257,27 @@ def observe(
 
 
 def resume(
-    before: ObserverState, observation: Observation, after: ObserverState, reading: Reading
+    then: tuple[ObserverState, Observation],
+    now: tuple[ObserverState, Observation],
+    reading: Reading,
 ) -> tuple[ObserverState, Observation]:
-    """State and observation of runs that a decision led back to where it had begun.
+    """State and observation of runs that are led back to where they stood at an earlier time.
 
-    What signals and losses say is as it was; hyperparameters and time are those of now.
+    What signals and losses say is as it was then; hyperparameters and time are those of now.
 
     Args:
-        before: before the decision.
-        observation: likewise, `(n_runs, n_features)`.
-        after: what `observe` made of the decision and of `reading`.
-        reading: what is known now.
+        then: state and observation at that time.
+        now: what `observe` made of the decision since which they are led back.
+        reading: what is known now, as `observe` was given it.
     """
+    before, observation = then
+    after, _ = now
     state = before._replace(
         rate_last=after.rate_last, optimizer=after.optimizer, switch_age=after.switch_age
     )
     features = {name: observation[:, place] for place, name in enumerate(FEATURE_NAMES)}
-    features["learning_rate_step"] = np.log10(after.rate_last / before.rate_last)
+    place = FEATURE_NAMES.index("learning_rate_step")
+    features["learning_rate_step"] = now[1][:, place]
     return state, _assemble(features, reading, state)
 
 

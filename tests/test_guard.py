@@ -122,3 +122,25 @@ def test_every_reason_has_a_text():
     texts = done.texts(np.ones(len(reasons)))
     assert all(text.startswith("ended: ") for text in texts)
     assert len(set(texts)) == len(reasons) == 11
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_loss": [1, 1e9, 1]},
+        {"gradient_norm": [1, 1, 1e9]},
+        {"parameter_norm": [1, 1, 1e9]},
+        {"update_norm": [1, 1, 1e9]},  # the last update shows in no later parameter norm
+    ],
+)
+def test_weights_after_a_peak_are_none_to_roll_back_to(changes):
+    guard = Guard(GuardConfig(), 2)
+    guard.reset(np.ones(2, dtype=bool), np.ones(2))
+    assert guard.judge(signals(), np.ones(2), np.ones(2)).sound.all()
+    found = guard.judge(signals(**changes), np.ones(2), np.ones(2))
+    assert found.reason.tolist() == [Reason.NONE] * 2
+    assert found.sound.tolist() == [False, True]
+    accumulating = guard.judge(signals(update_norm=np.nan), np.ones(2), np.ones(2))
+    assert accumulating.sound.all()
+    wrong = guard.judge(signals(), np.array([1e3, 1.0]), np.ones(2))
+    assert wrong.sound.tolist() == [False, True]

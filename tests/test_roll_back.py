@@ -17,6 +17,7 @@ from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.interventions import Reason
 from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.reference import measure_reference
+from trainpilot.envs.rewards import TaskReference, level
 from trainpilot.envs.roll_back import LastGood
 from trainpilot.envs.worker import Worker
 from trainpilot.inner_tasks import TensorTask
@@ -160,6 +161,40 @@ def test_provoking_the_guard_from_a_bad_state_never_leads_to_a_better_one(quadra
     assert bad.reward[0] + outcome.reward[0] < bad.reward[0] - 0.2
 
 
+def test_a_state_that_had_passed_a_limit_for_a_moment_is_not_rolled_back_to(quadratic):
+    settings = config(max_train_loss_ratio=2.0)
+    runs, idle = started(quadratic, settings=settings), started(quadratic, settings=settings)
+    for each in (runs, idle):
+        good = step(each, CALM)
+    before = weights(runs)
+    creeping = step(runs, 2.6)  # the train loss ends at 17 times, but began at 1
+    assert creeping.interventions.reason[0] == Reason.NONE
+    assert weights(runs).norm() > 6 * before.norm()
+    outcome = step(runs, WILD)
+    torch.testing.assert_close(weights(runs), before, rtol=0, atol=0)
+    assert outcome.valid.loss[0] == good.valid.loss[0]
+    assert feature(outcome, "valid_regret") == feature(good, "valid_regret")
+    assert feature(outcome, "learning_rate_step") == pytest.approx(np.log10(0.3 * WILD / 2.6))
+    # To undo that decision earns what it had cost, but never more.
+    still = sum(step(idle, STILL).reward[0] for _ in range(2))
+    assert creeping.reward[0] + outcome.reward[0] < still - 0.2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_return_is_the_improvement_less_the_penalties_whatever_was_done(quadratic, seed):
+    settings = config(decisions=12, penalty=0.2, max_roll_backs=12, max_train_loss_ratio=3.0)
+    settings.reward = RewardConfig(area_weight=0.0)
+    runs = started(quadratic, settings=settings)
+    start = runs.engine.evaluate()[1].loss
+    generator = np.random.default_rng(seed)
+    outcomes = [step(runs, generator.choice([0.03, CALM, 1.9, 2.3, WILD])) for _ in range(12)]
+    n_roll_backs = sum(outcome.interventions.rolled_back[0] for outcome in outcomes)
+    assert n_roll_backs > 0
+    improvement = level(start, start) - level(outcomes[-1].outer_valid.loss, start)
+    expected = improvement[0] / TaskReference().span - 0.2 * n_roll_backs
+    assert sum(outcome.reward[0] for outcome in outcomes) == pytest.approx(expected, abs=1e-6)
+
+
 def test_with_ends_instead_nothing_is_kept(quadratic):
     runs = started(quadratic, settings=config(on_divergence="end"))
     step(runs, CALM)
@@ -220,7 +255,7 @@ def test_all_that_a_run_carries_comes_back():
 
 def test_a_reference_is_what_no_roll_back_has_mended(quadratic):
     levels = [
-        measure_reference(InnerRuns(quadratic, 6, config(on_divergence=what))).final_level
+        measure_reference(InnerRuns(quadratic, 21, config(decisions=2, on_divergence=what))).final_level
         for what in ("end", "roll_back")
     ]
     assert levels[0] == pytest.approx(levels[1], abs=1e-6)

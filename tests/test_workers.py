@@ -175,7 +175,6 @@ PARENT = """
     import numpy as np
     from trainpilot.envs.config import EnvConfig
     from trainpilot.envs.groups import GroupSpec
-from trainpilot.envs.observation import FEATURE_NAMES
     from trainpilot.envs.worker_pool import start_groups
     from trainpilot.inner_tasks.catalogue import load_task
 
