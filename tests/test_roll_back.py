@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from trainpilot.agents.heuristics import Constant
@@ -195,6 +197,13 @@ def test_the_return_is_the_improvement_less_the_penalties_whatever_was_done(quad
     assert sum(outcome.reward[0] for outcome in outcomes) == pytest.approx(expected, abs=1e-6)
 
 
+def test_runs_are_rolled_back_unless_a_policy_is_to_learn_from_them():
+    assert EnvConfig().guard.on_divergence == "roll_back"
+    for name, expected in (("default", None), ("meta_training", "end")):
+        given = OmegaConf.load(str(files("trainpilot.conf") / "env" / f"{name}.yaml"))
+        assert OmegaConf.select(given, "guard.on_divergence") == expected
+
+
 def test_with_ends_instead_nothing_is_kept(quadratic):
     runs = started(quadratic, settings=config(on_divergence="end"))
     step(runs, CALM)
@@ -255,7 +264,9 @@ def test_all_that_a_run_carries_comes_back():
 
 def test_a_reference_is_what_no_roll_back_has_mended(quadratic):
     levels = [
-        measure_reference(InnerRuns(quadratic, 21, config(decisions=2, on_divergence=what))).final_level
+        measure_reference(
+            InnerRuns(quadratic, 21, config(decisions=2, on_divergence=what))
+        ).final_level
         for what in ("end", "roll_back")
     ]
     assert levels[0] == pytest.approx(levels[1], abs=1e-6)

@@ -84,6 +84,21 @@ def test_the_same_seeds_give_the_same_runs_to_the_last_bit(pool):
         np.testing.assert_array_equal(one, two)
 
 
+def test_what_the_guard_did_comes_through(pool):
+    alone = Worker(specs())
+    seen = set()
+    for groups in (alone, pool):
+        groups.reset(np.arange(10))
+    for _ in range(3):
+        actions = np.tile([4, 0], (10, 1))  # up, and SGD
+        one, two = (groups.step(actions, np.arange(10)) for groups in (alone, pool))
+        rate = one.hyperparameters.learning_rate
+        texts = one.interventions.texts(rate)
+        assert two.interventions.texts(rate) == texts
+        seen |= {text.split(":")[0] for text in texts if text is not None}
+    assert seen == {"rolled back", "ended"}
+
+
 def test_what_a_step_gave_stays_as_it_was(pool):
     start = pool.reset(np.arange(10))
     first = pool.step(np.zeros((10, 2), dtype=int), np.arange(10))
