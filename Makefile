@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 # What `make run` meta-trains: three tasks, which is enough to learn something; CI gives less.
-TRAIN ?= agent=small '~suite.tasks.diabetes_mlp' '~suite.tasks.iris_mlp'
+TRAIN ?= agent=small suite=small
 EVALUATE ?=
 OUT := outputs/run
 
@@ -25,7 +25,7 @@ $(VENV)/bin/python:
 	$(PIP) torch
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e .
+	$(PIP) -e '.[tasks]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

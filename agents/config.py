@@ -44,7 +44,8 @@ class AgentConfig:
         entropy_coefficient: weight of the entropy bonus, >= 0.
         hidden: widths of the hidden layers of policy and value.
         normalise_by_reference: give each task's reward in units of what the best of a grid of
-            fixed configurations reaches; costs a sweep of the grid at the start.
+            fixed configurations reaches; costs a sweep of the grid at the start. Rewards that
+            need a reference measure it in any case.
         checkpoint_seconds: least time between two checkpoints (seconds), >= 0.
         n_workers: processes that the inner runs are spread over, as many as cores at best;
             0 for none but this one. The result does not depend on it.
@@ -152,6 +153,7 @@ class EvaluateConfig:
         policy: "default", or the path of a `policy.safetensors`.
         env: the environment.
         n_seeds: runs for each task and controller, at least 1.
+        tasks_of_family: tasks that stand for a family of the suite, at least 1.
         seed: the first of the seeds.
     """
 
@@ -161,7 +163,21 @@ class EvaluateConfig:
     policy: str = "default"
     env: EnvConfig = field(default_factory=EnvConfig)
     n_seeds: int = 10
+    tasks_of_family: int = 4
     seed: int = 0
+
+
+@dataclass
+class CheckTaskConfig:
+    """`trainpilot check-task`.
+
+    Attributes:
+        task: the task to check, as `_target_` and its arguments.
+        env: the environment; of it, what trains the runs.
+    """
+
+    task: Any = MISSING
+    env: EnvConfig = field(default_factory=EnvConfig)
 
 
 def register_configs() -> None:
@@ -171,5 +187,6 @@ def register_configs() -> None:
         ("train_schema", TrainConfig),
         ("deploy_schema", DeployConfig),
         ("evaluate_schema", EvaluateConfig),
+        ("check_task_schema", CheckTaskConfig),
     ):
         store.store(name=name, node=node)

@@ -23,8 +23,4 @@ def make_controllers(configs: Mapping[str, Any]) -> dict[str, Controller]:
         raise TrainpilotError(
             "at least one controller is needed (`trainpilot controllers` lists them); given: none"
         )
-    return {
-        # mypy does not take a protocol for the class that it is at run time.
-        name: build(config, Controller, "controller", name)  # type: ignore[type-abstract]
-        for name, config in configs.items()
-    }
+    return {name: build(config, Controller, "controller", name) for name, config in configs.items()}

@@ -15,7 +15,7 @@ from trainpilot.agents.progress import ProgressBar
 from trainpilot.agents.records import write_decisions
 from trainpilot.agents.rollout import Run, roll_out
 from trainpilot.agents.table import print_comparison
-from trainpilot.inner_tasks.catalogue import make_task, make_tasks
+from trainpilot.inner_tasks.catalogue import make_tasks, make_trainable, one_by_one
 from trainpilot.inner_tasks.errors import require
 
 
@@ -43,7 +43,8 @@ def evaluate(config: EvaluateConfig) -> None:
         f"the name '{reference}' is that of the reference, Adam at 1e-3",
         "another controller of that name",
     )
-    tasks = make_tasks(config.suite.tasks) if config.task is None else [make_task(config.task)]
+    given = make_tasks(config.suite.tasks) if config.task is None else [make_trainable(config.task)]
+    tasks = one_by_one(given, config.tasks_of_family)
     seeds = range(config.seed, config.seed + config.n_seeds)
     runs: list[Run] = []
     done = 0

@@ -176,6 +176,5 @@ class RandomPolicy:
 
     def decide(self, view: View) -> Decision:
         """A random action for each run."""
-        choices = self._actions.n_choices
-        action = self._generator.integers(choices, size=(view.hyperparameters.n_runs, len(choices)))
+        action = self._actions.draw(self._generator, view.hyperparameters.n_runs)
         return Decision(self._actions.apply(view.hyperparameters, action))

@@ -26,7 +26,7 @@ def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
     """Compose the configuration of a command from the command line and run it.
 
     Args:
-        verb: the command: the name of its configuration.
+        verb: the command: the name of its configuration, with "_" for "-".
         job: what to run, once for each job of a sweep.
     """
     # Threads of one process spin on each other's work: cores are used through processes.
@@ -49,7 +49,8 @@ def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
                 raise
             mistakes.append(error)
 
-    app = hydra.main(version_base="1.3", config_path="pkg://trainpilot.conf", config_name=verb)
+    name = verb.replace("-", "_")
+    app = hydra.main(version_base="1.3", config_path="pkg://trainpilot.conf", config_name=name)
     # Hydra would print its own account of an error and exit; we want the error itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -2,34 +2,122 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
+from statistics import median_low
 from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from trainpilot.inner_tasks.catalogue import load_task, option_names, task_names
+from trainpilot.inner_tasks.catalogue import (
+    load_task,
+    option_names,
+    suite_of_tasks,
+    task_names,
+)
+from trainpilot.inner_tasks.describing import describe_model, n_parameters
+from trainpilot.inner_tasks.errors import MissingDataError
+from trainpilot.inner_tasks.family import TaskFamily
+from trainpilot.inner_tasks.sources import SOURCES
+
+#: Tasks of a family that are looked at.
+_SAMPLE = 9
 
 
-def list_tasks() -> None:
-    """Print the tasks that ship, with their data, model size and suite."""
-    suites = _suites()
+def task_entries() -> list[dict[str, Any]]:
+    """What is known of every task that ships; nothing is downloaded for it.
+
+    Returns:
+        For each task `name`, `suite` (None for none), `modality`, `dataset`, `model`, `n_params`,
+        `n_train`, `licence` and `note`. Where the data are not here, `model`, `n_params` and
+        `n_train` are None and the note says why. Of a family it says how many tasks it has. Else it
+        is None.
+    """
+    suites = suite_of_tasks()
+    return [_entry(name, suites.get(name)) for name in task_names()]
+
+
+def _entry(name: str, suite: str | None) -> dict[str, Any]:
+    try:
+        task = load_task(name, download=False)
+    except MissingDataError as error:
+        source = SOURCES[error.dataset]
+        return {
+            "name": name,
+            "suite": suite,
+            "modality": source.modality,
+            "dataset": error.dataset,
+            "model": None,
+            "n_params": None,
+            "n_train": None,
+            "licence": source.licence,
+            "note": str(error),
+        }
+    if isinstance(task, TaskFamily):
+        return _family_entry(task, suite)
+    model = task.make_model()
+    return {
+        "name": name,
+        "suite": suite,
+        "modality": task.modality,
+        "dataset": task.dataset,
+        "model": describe_model(model),
+        "n_params": n_parameters(model),
+        "n_train": len(task.splits.train.inputs),
+        # Of a task that need not be made of tensors.
+        "licence": getattr(task, "licence", None),
+        "note": None,
+    }
+
+
+def _family_entry(family: TaskFamily, suite: str | None) -> dict[str, Any]:
+    """What is known of a family; sizes are the middle ones of a few of its tasks."""
+    tasks = [family.task(number) for number in range(min(_SAMPLE, family.n_tasks))]
+    return {
+        "name": family.name,
+        "suite": suite,
+        "modality": family.modality,
+        "dataset": family.dataset,
+        "model": family.model,
+        "n_params": median_low(n_parameters(task.make_model()) for task in tasks),
+        "n_train": median_low(len(task.splits.train.inputs) for task in tasks),
+        "licence": family.licence,
+        "note": f"{family.n_tasks} tasks, drawn at random; sizes are the median of {len(tasks)}",
+    }
+
+
+def list_tasks(as_json: bool = False) -> None:
+    """Print the tasks that ship.
+
+    Args:
+        as_json: as a JSON list of what `task_entries` gives, else as a table.
+    """
+    entries = task_entries()
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return
     table = Table(title="tasks")
-    for heading in ("task", "suite", "modality", "data", "train examples", "parameters"):
+    for heading in ("task", "suite", "modality", "data", "model"):
         table.add_column(heading)
-    for name in task_names():
-        task = load_task(name)
-        parameters = sum(parameter.numel() for parameter in task.make_model().parameters())
+    for heading in ("parameters", "examples"):
+        table.add_column(heading, justify="right")
+    table.add_column("licence of the data")
+    for entry in entries:
         table.add_row(
-            name,
-            suites.get(name, "-"),
-            task.modality,
-            task.dataset,
-            f"{len(task.splits.train.inputs):,}",
-            f"{parameters:,}",
+            entry["name"],
+            entry["suite"] or "-",
+            entry["modality"],
+            entry["dataset"],
+            entry["model"] or "-",
+            *("-" if entry[key] is None else f"{entry[key]:,}" for key in ("n_params", "n_train")),
+            entry["licence"] or "-",
         )
     _print(table)
+    for entry in entries:
+        if entry["note"]:
+            print(f"{entry['name']}: {entry['note']}")
 
 
 def list_controllers() -> None:
@@ -48,16 +136,6 @@ def list_controllers() -> None:
     _print(table)
 
 
-def _suites() -> dict[str, str]:
-    """The suite of each task that is in one."""
-    suites = {}
-    for name in option_names("suite"):
-        text = (files("trainpilot.conf") / "suite" / f"{name}.yaml").read_text(encoding="utf-8")
-        for default in OmegaConf.create(text).defaults:
-            suites[str(next(iter(default.values())))] = name
-    return suites
-
-
 def _print(table: Table) -> None:
     console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    (console if console.is_terminal else Console(width=160)).print(table)

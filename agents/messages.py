@@ -54,7 +54,7 @@ def _missing_option(error: MissingConfigException) -> str:
     split = name.rpartition if name.startswith("hydra/") else name.partition
     group, slash, option = split("/")
     if not slash:
-        return f"unknown configuration '{name}'; allowed: deploy, evaluate, train"
+        return f"unknown configuration '{name}'; allowed: check_task, deploy, evaluate, train"
     # Hydra names the options of a single choice, but not those of a list.
     options = error.options or option_names(group)
     return f"unknown {group} '{option}'; allowed: {', '.join(options)}"

@@ -19,10 +19,12 @@ from trainpilot.agents.progress import ProgressBar
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.groups import Groups, GroupSpec
 from trainpilot.envs.observation import Observation
+from trainpilot.envs.rewards import REWARDS
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import Trainable
 
 #: Below this many decisions, torch.compile takes longer than it saves.
 _WORTH_COMPILING = 15_000
@@ -32,22 +34,22 @@ IDENTITY = Path("checkpoints") / "identity.json"
 
 
 def make_groups(
-    tasks: list[InnerTask], env: EnvConfig, agent: AgentConfig, known: dict[str, float]
-) -> tuple[Groups, dict[str, float]]:
+    tasks: list[Trainable], env: EnvConfig, agent: AgentConfig, known: dict[str, TaskReference]
+) -> tuple[Groups, dict[str, TaskReference]]:
     """Rows of inner runs for each task, each task's reward in its own unit.
 
     Args:
         tasks: to learn from.
         env: configuration; `compiled` None is decided here.
         agent: rows for each task, workers, and whether rewards are normalised.
-        known: level of each task's reference, where it has been measured before.
+        known: references by task, where they have been measured before.
 
     Returns:
-        The groups, which must be closed in the end, and the level of each task's reference.
+        The groups, which must be closed in the end, and the references by task.
     """
     if env.compiled is None and agent.total_decisions >= _WORTH_COMPILING:
         env.compiled = True
-    measure = agent.normalise_by_reference
+    measure = agent.normalise_by_reference or REWARDS[env.reward.name].needs_reference
     specs = [
         GroupSpec(
             task,
@@ -67,7 +69,7 @@ def make_groups(
             progress.update(ready, spec.task.name)
 
         groups = start_groups(specs, agent.n_workers, on_ready)
-    return groups, known | groups.levels
+    return groups, known | groups.references
 
 
 def make_agent(groups: Groups, agent: AgentConfig, seed: int) -> PPO:

@@ -78,7 +78,7 @@ def make_policy(actions: ActionSpec, hidden: Sequence[int]) -> ActorCriticPolicy
     """
     return ActorCriticPolicy(
         observation_space(),
-        spaces.MultiDiscrete(actions.n_choices),
+        actions.space,
         lambda _: 0.0,
         **policy_kwargs(hidden),
     )

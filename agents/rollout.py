@@ -11,8 +11,10 @@ from torch import Tensor
 
 from trainpilot.agents.controller import Controller, Decision, View
 from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.engine import Engine
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns, Outcome
+from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
 
 
@@ -82,6 +84,9 @@ def roll_out(
     """
     names = [name for name in controllers for _ in seeds]
     inner = InnerRuns(task, len(names), config)
+    engine = inner.engine
+    if not isinstance(engine, Engine):
+        raise TrainpilotError(f"controllers are compared on a task; given: the family {task.name}")
     inner.reset(
         range(len(names)),
         list(seeds) * len(controllers),
@@ -98,7 +103,7 @@ def roll_out(
         Run(task.name, name, seed, budget)
         for name, seed in zip(names, list(seeds) * len(controllers), strict=True)
     ]
-    valid, outer_valid = inner.engine.evaluate()
+    valid, outer_valid = engine.evaluate()
     _extend(runs, 0, valid.loss, outer_valid.loss)
     for decision in range(config.decisions):
         decided: dict[str, Decision] = {}
@@ -116,7 +121,7 @@ def roll_out(
         asked = Hyperparameters.concatenate([d.hyperparameters for d in decided.values()])
         outcome = inner.step(asked)
         valid = outcome.valid
-        samples = int(inner.engine.position[0]) * task.micro_batch_size
+        samples = int(engine.position[0]) * task.micro_batch_size
         for name, rows in slices.items():
             _record(runs, rows, decided[name], observed, outcome, decision, samples)
         _extend(runs, samples, outcome.valid.loss, outcome.outer_valid.loss)
@@ -126,12 +131,12 @@ def roll_out(
         on_decision()
         if all(run.diverged for run in runs):
             break
-    test = inner.engine.evaluate_split(task.splits.test)
+    test = engine.evaluate_split(task.splits.test)
     for row, run in enumerate(runs):
         if not run.diverged:
             run.test_loss = float(test.loss[row])
             run.test_metrics = {name: float(value[row]) for name, value in test.metrics.items()}
-    return Rollout(runs, inner.engine.state_dict)
+    return Rollout(runs, engine.state_dict)
 
 
 def _extend(

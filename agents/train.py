@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from stable_baselines3 import PPO
 
 from trainpilot.agents.config import TrainConfig, check_seed
-from trainpilot.agents.files import read_json, write_json
+from trainpilot.agents.files import write_json
 from trainpilot.agents.hydra_app import output_folder, run_app, say, typed
 from trainpilot.agents.meta_training import (
     CHECKPOINT,
@@ -26,8 +26,11 @@ from trainpilot.agents.meta_training import (
     resume_agent,
 )
 from trainpilot.agents.policy_file import save_policy
+from trainpilot.agents.references import read_references, write_references
 from trainpilot.envs.observation import schema_hash
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.inner_tasks.catalogue import make_tasks
+from trainpilot.inner_tasks.errors import require
 
 
 def train(config: TrainConfig) -> None:
@@ -36,13 +39,20 @@ def train(config: TrainConfig) -> None:
     check_seed(config.seed)
     config.agent.validate()
     config.env.validate()
+    require(
+        not config.env.actions.continuous,
+        "trainpilot train learns choices, so env.actions.continuous must be false; continuous "
+        "actions are for algorithms of your own on the environment",
+        "true",
+    )
     identity = _identity(config)
-    references = folder / "references.json"
-    known: dict[str, float] = {}
+    path = folder / "references.json"
+    known: dict[str, TaskReference] = {}
     if config.resume:
         check_resumable(folder, identity)
-        known = read_json(references) if references.is_file() else {}
-    groups, levels = make_groups(make_tasks(config.suite.tasks), config.env, config.agent, known)
+        known = read_references(path) if path.is_file() else {}
+    tasks = make_tasks(config.suite.tasks)
+    groups, references = make_groups(tasks, config.env, config.agent, known)
     # Whatever happens from here on, no worker is left behind.
     with closing(groups):
         if config.resume:
@@ -51,7 +61,7 @@ def train(config: TrainConfig) -> None:
             agent = make_agent(groups, config.agent, config.seed)
             _set_aside(folder)
             write_json(folder / IDENTITY, identity)
-            write_json(references, levels)
+            write_references(path, references)
         _learn(agent, config, folder, groups.reports)
     path = folder / "policy.safetensors"
     save_policy(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainpilot.inner_tasks.models import mlp
 from trainpilot.inner_tasks.protocol import InnerTask, Split, Splits
+from trainpilot.inner_tasks.sequence_models import TransformerClassifier
 from trainpilot.inner_tasks.tensor_task import TensorTask
 from trainpilot.inner_tasks.text import N_CHARACTERS, docstrings_mlp
 from trainpilot.inner_tasks.vision import digits_mlp
@@ -43,24 +44,6 @@ def dacbench_network() -> nn.Module:
     )  # fmt: skip
 
 
-class TinyTransformer(nn.Module):
-    """One layer of torch's own transformer; predicts the token that follows a window."""
-
-    def __init__(self, n_tokens: int, context: int, width: int = 32, n_heads: int = 4) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(n_tokens, width)
-        self.position = nn.Parameter(torch.randn(context, width) * 0.02)
-        self.layer = nn.TransformerEncoderLayer(
-            width, n_heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.head = nn.Linear(width, n_tokens)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the next token, `(n_examples, n_tokens)`."""
-        outputs: Tensor = self.head(self.layer(self.embedding(tokens) + self.position)[:, -1])
-        return outputs
-
-
 def images(name: str, model: Callable[[], nn.Module], shape: tuple[int, ...]) -> TensorTask:
     """Random images, whose labels a random linear map gives; the speed is that of real ones."""
     generator = torch.Generator().manual_seed(0)
@@ -75,7 +58,7 @@ def sequences(context: int = 16) -> TensorTask:
     splits = Splits(*(Split(*part) for part in windows))
     return TensorTask(
         "transformer",
-        model=lambda: TinyTransformer(N_CHARACTERS, context),
+        model=lambda: TransformerClassifier(N_CHARACTERS, context, 32, 4, N_CHARACTERS),
         splits=splits,
         micro_batch_size=32,
     )

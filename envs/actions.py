@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
 
 from trainpilot.envs.config import FACTOR_HEADS, ActionConfig, BoundsConfig
 from trainpilot.envs.hyperparameters import (
@@ -23,6 +26,9 @@ SMALLEST_WEIGHT_DECAY = 1e-4
 LARGEST_GRADIENT_CLIP = 10.0
 
 _SCALES = np.array(LEARNING_RATE_SCALES)
+
+#: Indices or numbers, as `ActionSpec.space` has them, `(n_runs, ...)`.
+Action = NDArray[Any]
 
 
 def relative_learning_rate(hyperparameters: Hyperparameters) -> FloatArray:
@@ -43,13 +49,18 @@ class Head(NamedTuple):
 
 
 class ActionSpec:
-    """Turns actions `(n_runs, n_heads)` of indices into hyperparameters.
+    """Turns actions into hyperparameters.
 
     Args:
-        config: which hyperparameters are controlled, and by which factors.
+        config: which hyperparameters are controlled, by which factors, and whether by choices
+            or by continuous numbers.
 
     Attributes:
         heads: one for each controlled hyperparameter.
+        space: of the actions of one run. `MultiDiscrete`: the index of each head's choice.
+            `Box` where they are continuous: a number in [-1, 1] for each factor, which is its
+            place between the smallest one (-1), no change (0) and the largest one (1) by the
+            logarithm, and a number for each optimizer, of which the largest wins.
     """
 
     def __init__(self, config: ActionConfig) -> None:
@@ -58,13 +69,32 @@ class ActionSpec:
         self.heads = tuple(
             Head(name, tuple(offered[name])) for name in HYPERPARAMETER_NAMES if offered[name]
         )
+        self.continuous = config.continuous
+        self.space: spaces.Space[Action] = self._space()
+
+    def _space(self) -> spaces.Space[Action]:
+        if not self.continuous:
+            return cast("spaces.Space[Action]", spaces.MultiDiscrete(self.n_choices))
+        n_numbers = sum(self._widths())
+        return cast("spaces.Space[Action]", spaces.Box(-1, 1, (n_numbers,), np.float32))
+
+    def _widths(self) -> list[int]:
+        """Numbers of a continuous action that each head takes."""
+        return [len(head.choices) if head.name == "optimizer" else 1 for head in self.heads]
 
     @property
     def n_choices(self) -> list[int]:
         """Number of choices of each head."""
         return [len(head.choices) for head in self.heads]
 
-    def apply(self, current: Hyperparameters, action: IntArray) -> Hyperparameters:
+    def draw(self, generator: np.random.Generator, n_runs: int) -> Action:
+        """Actions at random, each as likely, `(n_runs, ...)`."""
+        if self.continuous:
+            numbers = generator.uniform(-1, 1, size=(n_runs, sum(self._widths())))
+            return numbers.astype(np.float32)
+        return generator.integers(self.n_choices, size=(n_runs, len(self.heads)))
+
+    def apply(self, current: Hyperparameters, action: Action) -> Hyperparameters:
         """The hyperparameters that an action asks for, before bounds.
 
         A switch of the optimizer rescales learning rate and weight decay, so that neither the
@@ -72,43 +102,31 @@ class ActionSpec:
 
         Args:
             current: of each run.
-            action: index of the choice of each head, `(n_runs, n_heads)`.
+            action: of each run, as `space` has it, `(n_runs, ...)`.
         """
         after = current
-        for number, head in enumerate(self.heads):
-            choice = action[:, number]
-            if head.name == "optimizer":
-                indices = np.array([optimizer_index(str(name)) for name in head.choices])[choice]
-                # Rate times decay is what shrinks the weights: the decay goes the other way.
-                scale = _SCALES[indices] / _SCALES[after.optimizer]
-                after = replace(
-                    after,
-                    learning_rate=after.learning_rate * scale,
-                    weight_decay=after.weight_decay / scale,
-                    optimizer=indices,
-                )
-                continue
-            factor = np.array(head.choices, dtype=np.float64)[choice]
-            if head.name == "learning_rate":
-                after = replace(after, learning_rate=after.learning_rate * factor)
-            elif head.name == "weight_decay":
-                raised = np.where(after.weight_decay == 0, SMALLEST_WEIGHT_DECAY, factor)
-                decay = np.where(after.weight_decay == 0, 1.0, after.weight_decay) * raised
-                untouched = (after.weight_decay == 0) & (factor <= 1)
-                after = replace(after, weight_decay=np.where(untouched, 0.0, decay))
-            elif head.name == "momentum":
-                after = replace(after, momentum=1 - (1 - after.momentum) * factor)
-            elif head.name == "gradient_clip":
-                lowered = np.isinf(after.gradient_clip) & (factor < 1)
-                clip = np.where(lowered, LARGEST_GRADIENT_CLIP, after.gradient_clip * factor)
-                after = replace(after, gradient_clip=clip)
-            else:
-                size = np.maximum(np.rint(after.batch_size * factor), 1)
-                after = replace(after, batch_size=size.astype(np.int64))
+        for head, wanted in zip(
+            self.heads, self._wanted(action.astype(self.space.dtype)), strict=True
+        ):
+            after = _CHANGES[head.name](after, wanted)
         return after
 
+    def _wanted(self, action: Action) -> Iterator[NDArray[Any]]:
+        """For each head, the factor or the index of the optimizer that each run asks for."""
+        if self.continuous:
+            parts = np.split(action, np.cumsum(self._widths())[:-1], axis=1)
+        else:
+            parts = np.split(action, action.shape[1], axis=1)
+        for head, part in zip(self.heads, parts, strict=True):
+            if head.name == "optimizer":
+                indices = np.array([optimizer_index(str(name)) for name in head.choices])
+                yield indices[part.argmax(1) if self.continuous else part[:, 0]]
+            else:
+                factors = np.array(head.choices, dtype=np.float64)
+                yield _between(factors, part[:, 0]) if self.continuous else factors[part[:, 0]]
+
     def to_json(self) -> list[dict[str, Any]]:
-        """The heads as plain data, for a policy's metadata."""
+        """The heads as plain data, for the metadata of a policy that chooses."""
         return [{"name": head.name, "choices": list(head.choices)} for head in self.heads]
 
     @classmethod
@@ -124,12 +142,10 @@ class ActionSpec:
                 raise TrainpilotError(
                     f"an action may control {', '.join(HYPERPARAMETER_NAMES)}; given: {name}"
                 )
-        spec = cls(
-            ActionConfig(
-                **{name: given.get(name, []) for name in FACTOR_HEADS},
-                optimizers=given.get("optimizer", []),
-            )
-        )
+        config = ActionConfig(optimizers=given.get("optimizer", []))
+        for name in FACTOR_HEADS:
+            setattr(config, name, given.get(name, []))
+        spec = cls(config)
         if spec.to_json() != heads:
             # The order of the heads is that of the policy's outputs.
             raise TrainpilotError(
@@ -137,6 +153,53 @@ class ActionSpec:
                 f"given: {', '.join(given)}"
             )
         return spec
+
+
+def _between(factors: FloatArray, place: FloatArray) -> FloatArray:
+    """The factor at a place from -1 (the smallest) over 0 (none) to 1 (the largest)."""
+    place = np.clip(np.nan_to_num(place.astype(np.float64)), -1, 1)
+    lowest, highest = np.log(min(factors.min(), 1.0)), np.log(max(factors.max(), 1.0))
+    return np.asarray(np.exp(np.where(place < 0, -place * lowest, place * highest)))
+
+
+def _switched(current: Hyperparameters, optimizer: IntArray) -> Hyperparameters:
+    # Rate times decay is what shrinks the weights: the decay goes the other way.
+    scale = _SCALES[optimizer] / _SCALES[current.optimizer]
+    return replace(
+        current,
+        learning_rate=current.learning_rate * scale,
+        weight_decay=current.weight_decay / scale,
+        optimizer=optimizer,
+    )
+
+
+def _decayed(current: Hyperparameters, factor: FloatArray) -> Hyperparameters:
+    raised = np.where(current.weight_decay == 0, SMALLEST_WEIGHT_DECAY, factor)
+    decay = np.where(current.weight_decay == 0, 1.0, current.weight_decay) * raised
+    untouched = (current.weight_decay == 0) & (factor <= 1)
+    return replace(current, weight_decay=np.where(untouched, 0.0, decay))
+
+
+def _clipped(current: Hyperparameters, factor: FloatArray) -> Hyperparameters:
+    lowered = np.isinf(current.gradient_clip) & (factor < 1)
+    clip = np.where(lowered, LARGEST_GRADIENT_CLIP, current.gradient_clip * factor)
+    return replace(current, gradient_clip=clip)
+
+
+def _batched(current: Hyperparameters, factor: FloatArray) -> Hyperparameters:
+    size = np.maximum(np.rint(current.batch_size * factor), 1)
+    return replace(current, batch_size=size.astype(np.int64))
+
+
+#: What a factor, or the index of an optimizer, does to the hyperparameters.
+_CHANGES: dict[str, Callable[[Hyperparameters, NDArray[Any]], Hyperparameters]] = {
+    "learning_rate": lambda now, factor: replace(now, learning_rate=now.learning_rate * factor),
+    "weight_decay": _decayed,
+    "momentum": lambda now, factor: replace(now, momentum=1 - (1 - now.momentum) * factor),
+    "gradient_clip": _clipped,
+    "batch_size": _batched,
+    "optimizer": _switched,
+}
 
 
 def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparameters:

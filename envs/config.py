@@ -7,10 +7,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES, menu, optimizer_index
-from trainpilot.inner_tasks.errors import require
+from trainpilot.inner_tasks.errors import require, unknown
 
 #: Hyperparameters that a policy changes by factors.
 FACTOR_HEADS = ("learning_rate", "weight_decay", "momentum", "gradient_clip", "batch_size")
+
+#: The rewards to choose from (`trainpilot.envs.rewards`).
+REWARD_NAMES = ("log_improvement", "area_under_curve", "time_to_target", "over_reference")
 
 
 @dataclass
@@ -68,6 +71,8 @@ class ActionConfig:
         gradient_clip: factors of the largest gradient norm, each > 0.
         batch_size: factors of the batch size, each > 0.
         optimizers: names to choose among.
+        continuous: actions are numbers (`Box`) between the smallest and the largest factor,
+            not choices (`MultiDiscrete`); for algorithms that want them.
     """
 
     learning_rate: list[float] = field(default_factory=lambda: [0.35, 0.7, 1.0, 1.4, 2.8])
@@ -76,6 +81,7 @@ class ActionConfig:
     gradient_clip: list[float] = field(default_factory=list)
     batch_size: list[float] = field(default_factory=list)
     optimizers: list[str] = field(default_factory=lambda: ["sgd", "adam", "rmsprop"])
+    continuous: bool = False
 
 
 @dataclass
@@ -114,12 +120,18 @@ class RewardConfig:
     """The reward of a decision.
 
     Attributes:
-        area_weight: weight of the area under the curve beside the improvement, >= 0.
+        name: which reward, one of `REWARD_NAMES` (formulas: `trainpilot.envs.rewards`).
+        area_weight: weight of the area under the curve beside the improvement, >= 0; of
+            "log_improvement" and "over_reference".
+        shaping: share of the charge that grows with the distance to the target, in [0, 1]; of
+            "time_to_target". 0 for the time alone.
         switch_cost: price of a change of the optimizer, >= 0, where 1 is the whole
-            improvement that the task's reference makes.
+            improvement that the task's reference makes ("time_to_target": the whole budget).
     """
 
+    name: str = "log_improvement"
     area_weight: float = 1.0
+    shaping: float = 0.5
     switch_cost: float = 0.01
 
 
@@ -144,9 +156,10 @@ class GuardConfig:
         max_gradient_ratio: of the gradient norm to that of the first micro-batch, > 1.
         max_parameter_ratio: of the parameter norm to that of the initial weights, > 1.
         hopeless_share: it is hopeless when, after `hopeless_after` of its budget, it has made
-            less than this share of the improvement that the task's reference ends with, in
-            [0, 1); 0 for never. Only where a reference is known.
-        hopeless_after: share of the budget, in (0, 1].
+            less than this share of the improvement that the task's reference had made by then,
+            in [0, 1); 0 for never. Only where a reference is known.
+        hopeless_after: share of the budget, in (0, 1]; it may be small, since a run is held to
+            what the reference reached in the same time.
     """
 
     on_divergence: str = "roll_back"
@@ -237,9 +250,7 @@ class EnvConfig:
         for name in ("drop_budget", "drop_valid", "drop_accuracy"):
             share = getattr(self.observation, name)
             require(0 <= share <= 1, f"env.observation.{name} must lie in [0, 1]", share)
-        for name in ("area_weight", "switch_cost"):
-            weight = getattr(self.reward, name)
-            require(weight >= 0, f"env.reward.{name} must be at least 0", weight)
+        _validate_reward(self.reward)
         _validate_guard(self.guard)
 
 
@@ -281,6 +292,16 @@ def _validate_start(start: StartConfig) -> None:
     shortest = start.shortest_budget
     require(0 < shortest <= 1, "env.start.shortest_budget must lie in (0, 1]", shortest)
     require(start.batch_size >= 1, "env.start.batch_size must be at least 1", start.batch_size)
+
+
+def _validate_reward(reward: RewardConfig) -> None:
+    if reward.name not in REWARD_NAMES:
+        raise unknown("reward", reward.name, REWARD_NAMES)
+    for name in ("area_weight", "switch_cost"):
+        weight = getattr(reward, name)
+        require(weight >= 0, f"env.reward.{name} must be at least 0", weight)
+    shaping = reward.shaping
+    require(0 <= shaping <= 1, "env.reward.shaping must lie in [0, 1]", shaping)
 
 
 def _validate_actions(actions: ActionConfig) -> None:

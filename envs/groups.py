@@ -6,29 +6,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.actions import Action, ActionSpec
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.hyperparameters import IntArray
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.transition import Start, Transition
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import Trainable
 
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """Rows of inner runs of one task.
+    """Rows of inner runs of one task, or each of a task of one family.
 
     Attributes:
-        task: the inner task.
+        task: the inner task, or the family.
         n_rows: number of rows, at least 1.
         config: of the environment.
-        reference: level of `outer_valid` that is the unit of the reward, if it is known.
-        measure: measure the reference where it is not known.
+        reference: of the task, the unit of its reward, if it is known; not of a family.
+        measure: measure the reference where it is not known; those of a family's tasks when
+            they are first drawn.
     """
 
-    task: InnerTask
+    task: Trainable
     n_rows: int
     config: EnvConfig
-    reference: float | None = None
+    reference: TaskReference | None = None
     measure: bool = False
 
 
@@ -46,14 +48,14 @@ class Groups(Protocol):
         actions: what a learned policy controls; the same for all groups.
         config: of the first group.
         task_names: name of each row's task, `n_rows` of them.
-        levels: level of each task's reference, where it is known, by task.
+        references: of the tasks, where they are known, by task.
         reports: how the runs of each task are trained, and why so, by task.
     """
 
     actions: ActionSpec
     config: EnvConfig
     task_names: list[str]
-    levels: dict[str, float]
+    references: dict[str, TaskReference]
     reports: dict[str, str]
 
     def reset(self, seeds: IntArray) -> Start:
@@ -64,11 +66,11 @@ class Groups(Protocol):
         """
         ...
 
-    def step(self, actions: IntArray, seeds: IntArray) -> Transition:
+    def step(self, actions: Action, seeds: IntArray) -> Transition:
         """Make a decision in every row; a row whose run ends starts anew.
 
         Args:
-            actions: index of the choice of each head, `(n_rows, n_heads)`.
+            actions: of every row, as `actions.space` has them, `(n_rows, ...)`.
             seeds: of the run that follows in each row, should the present one end, `(n_rows,)`.
         """
         ...

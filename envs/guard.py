@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trainpilot.envs.config import GuardConfig
 from trainpilot.envs.hyperparameters import FloatArray, IntArray
 from trainpilot.envs.interventions import Reason
-from trainpilot.envs.rewards import START_LEVEL, TaskReference
+from trainpilot.envs.levels import START_LEVEL
 from trainpilot.envs.signals import Signals
 
 
@@ -130,20 +130,21 @@ def _ratio(values: FloatArray, starts: FloatArray) -> FloatArray:
 
 
 def hopeless(
-    config: GuardConfig, progress: FloatArray, level_now: FloatArray, reference: TaskReference
+    config: GuardConfig, progress: FloatArray, level_now: FloatArray, reference_level: FloatArray
 ) -> NDArray[np.bool_]:
-    """Which runs have improved too little, too late, to be worth their budget.
+    """Which runs have improved too little, beside their reference, to be worth their budget.
 
     Args:
         config: the thresholds.
         progress: share of each run's budget that is spent, `(n_runs,)`.
-        level_now: level of `outer_valid` (`trainpilot.envs.rewards.level`), `(n_runs,)`.
-        reference: of the task.
+        level_now: level of `outer_valid` (`trainpilot.envs.levels`), `(n_runs,)`.
+        reference_level: level that the reference had at the same progress, `(n_runs,)`.
 
     Returns:
         `(n_runs,)`.
     """
-    improvement = START_LEVEL - level_now
-    wanted = config.hopeless_share * (START_LEVEL - reference.final_level)
+    improvement, expected = START_LEVEL - level_now, START_LEVEL - reference_level
     late = (progress >= config.hopeless_after) & (progress < 1)
-    return np.asarray(late & (improvement < wanted) & (config.hopeless_share > 0))
+    # Nobody is hopeless while the reference itself has not improved.
+    behind = (expected > 0) & (improvement < config.hopeless_share * expected)
+    return np.asarray(late & behind & (config.hopeless_share > 0))

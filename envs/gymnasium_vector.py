@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from trainpilot.envs.actions import Action
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.hyperparameters import FloatArray, IntArray
 from trainpilot.envs.inner_runs import BoolArray
 from trainpilot.envs.observation import Observation
+from trainpilot.envs.rewards import REWARDS
 from trainpilot.envs.row_seeds import RowSeeds
 from trainpilot.envs.single import observation_space
 from trainpilot.envs.transition import (
@@ -26,12 +27,12 @@ from trainpilot.envs.transition import (
 from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.errors import require
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import Trainable
 
 StepResult = tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]
 
 
-class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
+class InnerTrainingVectorEnv(VectorEnv[Observation, Action, Array]):
     """Rows of `trainpilot.envs.single.InnerTrainingEnv`, trained side by side.
 
     With `reset(seed=s)`, row `i` is the single environment with `reset(seed=s + i)`, up to
@@ -40,8 +41,8 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
 
     Args:
         num_envs: number of rows, at least as many as tasks (default: 1).
-        task: an inner task, the name of one that ships, or several of these, which share the
-            rows evenly and in order (default: "digits_mlp").
+        task: an inner task, a family, the name of one that ships, or several of these, which
+            share the rows evenly and in order (default: "digits_mlp").
         config: of the environment (default: `EnvConfig()`).
         n_workers: processes to spread the rows over; 0 for none but this one (default).
 
@@ -55,7 +56,7 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
     def __init__(
         self,
         num_envs: int = 1,
-        task: InnerTask | str | Sequence[InnerTask | str] = "digits_mlp",
+        task: Trainable | str | Sequence[Trainable | str] = "digits_mlp",
         config: EnvConfig | None = None,
         n_workers: int = 0,
     ) -> None:
@@ -69,8 +70,13 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
         tasks = [load_task(each) if isinstance(each, str) else each for each in given]
         sizes = np.diff(np.arange(len(tasks) + 1) * num_envs // len(tasks)).tolist()
         config = config or EnvConfig()
+        config.validate()
+        measure = REWARDS[config.reward.name].needs_reference
         self._groups = start_groups(
-            [GroupSpec(each, size, config) for each, size in zip(tasks, sizes, strict=True)],
+            [
+                GroupSpec(each, size, config, measure=measure)
+                for each, size in zip(tasks, sizes, strict=True)
+            ],
             n_workers,
         )
         self.task_names = self._groups.task_names
@@ -79,7 +85,7 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
         self.render_mode = None
         self.single_observation_space = observation_space()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.single_action_space = spaces.MultiDiscrete(self._groups.actions.n_choices)
+        self.single_action_space = self._groups.actions.space
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._run_seeds = RowSeeds(num_envs)
 
@@ -114,14 +120,14 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, IntArray, Array]):
         columns = {"run_seed": run_seeds, **hyperparameter_columns(hyperparameters)}
         return observation, _masked(columns, everywhere)
 
-    def step(self, actions: IntArray) -> StepResult:
+    def step(self, actions: Action) -> StepResult:
         """Make a decision in every row.
 
         Args:
-            actions: index of the choice of each head, `(num_envs, n_heads)`.
+            actions: of every row, as `single_action_space` has them, `(num_envs, ...)`.
         """
         run_seeds = self._run_seeds.next.copy()
-        transition = self._groups.step(np.asarray(actions, dtype=np.int64), run_seeds)
+        transition = self._groups.step(np.asarray(actions), run_seeds)
         self._run_seeds.advance(np.flatnonzero(transition.ended).tolist())
         return (
             transition.observation,

@@ -1,11 +1,11 @@
-"""Inner runs of one task as a control problem: the engine, observed, rewarded and guarded."""
+"""Inner runs as a control problem: the engine, observed, rewarded and guarded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from trainpilot.envs.actions import ActionSpec, clamp
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
+from trainpilot.envs.family_engine import FamilyEngine
 from trainpilot.envs.guard import Guard, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
 from trainpilot.envs.interventions import Interventions, Reason
+from trainpilot.envs.levels import level
 from trainpilot.envs.observation import (
     Observation,
     ObserverState,
@@ -26,10 +28,10 @@ from trainpilot.envs.observation import (
     resume,
 )
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
-from trainpilot.envs.rewards import LogImprovement, TaskReference, level
-from trainpilot.envs.roll_back import LastGood
+from trainpilot.envs.rewards import REWARDS, Stretch
 from trainpilot.envs.signals import Evaluation
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.envs.task_reference import RowReferences, TaskReference
+from trainpilot.inner_tasks.family import TaskFamily, Trainable
 
 BoolArray = NDArray[np.bool_]
 
@@ -92,16 +94,20 @@ class InnerRuns:
     """Rows of inner runs, each with its own seed and its own place in its budget.
 
     Args:
-        task: the inner task.
+        task: the inner task, or a family: then each run trains a task that its seed draws.
         n_runs: number of rows, at least 1.
         config: of the environment.
-        reference: the unit of the reward (default: the lowest level there is).
+        reference: of all rows, the unit of the reward (default: not known, the lowest level
+            there is stands for it).
 
     Raises:
         TrainpilotError: if the configuration is out of range or the task cannot be trained.
 
     Attributes:
         actions: what a learned policy controls.
+        references: of the rows; `set_reference` changes them.
+        family_references: gives the reference of a family's task by its number, for rows that
+            begin; None for none (default).
         hyperparameters: in use, `(n_runs,)` each.
         observation: the latest, `(n_runs, n_features)`.
     """
@@ -111,7 +117,7 @@ class InnerRuns:
 
     def __init__(
         self,
-        task: InnerTask,
+        task: Trainable,
         n_runs: int,
         config: EnvConfig,
         reference: TaskReference | None = None,
@@ -121,26 +127,16 @@ class InnerRuns:
         self.n_runs = n_runs
         self.config = config
         self.actions = ActionSpec(config.actions)
-        self.engine = Engine(
-            task,
-            n_runs,
-            n_micro_batches=config.n_micro_batches,
-            evaluation_size=config.evaluation_size,
-            optimizers=config.optimizers,
-            max_batch_size=config.bounds.batch_size_high,
-            compiled=config.compiled,
-            mixed_precision=config.mixed_precision,
-            device=config.device,
-        )
+        self.engine = _make_engine(task, n_runs, config)
         self._hidden = feature_places(config.observation.hidden)
         self._known = np.ones((len(_DROPPABLE), n_runs), dtype=bool)
-        self._reward = LogImprovement(config.reward, TaskReference())
-        self._has_reference = False
+        self._reward = REWARDS[config.reward.name](config.reward)
+        self.references = RowReferences(n_runs)
+        self.family_references: Callable[[int], TaskReference] | None = None
         if reference is not None:
             self.set_reference(reference)
         self._guard = Guard(config.guard, n_runs)
-        rolls_back = config.guard.on_divergence == "roll_back"
-        self._last_good = LastGood(self.engine) if rolls_back else None
+        self._rolls_back = config.guard.on_divergence == "roll_back"
         self._begin_all()
 
     def _begin_all(self) -> None:
@@ -154,10 +150,20 @@ class InnerRuns:
         self.observation = self._shown(observation)
         self._good = self._observer, self.observation
 
-    def set_reference(self, reference: TaskReference) -> None:
-        """Change the unit of the reward, which is also what the guard judges by."""
-        self._reward = LogImprovement(self.config.reward, reference)
-        self._has_reference = True
+    def set_reference(self, reference: TaskReference, rows: Sequence[int] | None = None) -> None:
+        """Change the unit of the reward, which is also what the guard judges by.
+
+        Args:
+            reference: of the rows' task.
+            rows: which rows (default: all).
+        """
+        self.references.put(reference, rows)
+
+    def _refer(self, rows: Sequence[int]) -> None:
+        """Give rows of a family the reference of their new task."""
+        if isinstance(self.engine, FamilyEngine) and self.family_references is not None:
+            for row in rows:
+                self.references.put(self.family_references(int(self.engine.numbers[row])), [row])
 
     @property
     def decisions_made(self) -> NDArray[np.int64]:
@@ -211,13 +217,14 @@ class InnerRuns:
             self._known[:, row] = generator.uniform(size=len(shares)) >= shares
         each = self.config.micro_batches_per_decision
         self.engine.reset(rows, seeds, [number * each for number in decisions])
+        self._refer(rows)
         chosen = np.zeros(self.n_runs, dtype=bool)
         chosen[list(rows)] = True
         self.hyperparameters = _put(self.hyperparameters, rows, starts)
         valid, outer_valid = self.engine.evaluate(rows)
         self._guard.reset(chosen, valid.loss)
-        if self._last_good is not None:
-            self._last_good.keep(chosen)
+        if self._rolls_back:
+            self.engine.keep(chosen)
         self._start_outer = np.where(chosen, outer_valid.loss, self._start_outer)
         self._level = np.where(chosen, level(outer_valid.loss, outer_valid.loss), self._level)
         observer, observation = begin(self._reading(valid))
@@ -236,7 +243,7 @@ class InnerRuns:
         Returns:
             What came of it. Rows that ended must be reset before the next step.
         """
-        before = self.hyperparameters
+        before, since = self.hyperparameters, self._progress()
         self.hyperparameters = clamp(asked, self.config.bounds)
         signals = self.engine.advance(self.hyperparameters, self.config.micro_batches_per_decision)
         valid, outer_valid = self.engine.evaluate()
@@ -244,23 +251,18 @@ class InnerRuns:
         rolled_back = self._guard.roll_back(found.any)
         exploded = found.any & ~rolled_back
         used = self.hyperparameters
-        if self._last_good is not None:
-            self._last_good.keep(found.sound)
-            if rolled_back.any():
-                valid, outer_valid = self._roll_back(self._last_good, rolled_back)
-        decisions = self.decisions_in_budget
-        remaining = decisions - self.decisions_made
+        if self._rolls_back:
+            self.engine.keep(found.sound)
+        if rolled_back.any():
+            valid, outer_valid = self._roll_back(rolled_back)
+        until = self._progress()
         after = level(outer_valid.loss, self._start_outer)
-        given_up = np.zeros_like(exploded)
-        if self._has_reference:
-            progress, reference = self._progress(), self._reward.reference
-            given_up = hopeless(self.config.guard, progress, after, reference) & ~found.any
+        given_up = hopeless(self.config.guard, until, after, self.references.at(until))
+        given_up &= self.references.known & ~found.any
         switched = used.optimizer != before.optimizer
-        reward = self._reward(
-            self._level, after, exploded, given_up, decisions, remaining, switched
-        )
+        stretch = Stretch(self._level, after, since, until, exploded, given_up, switched)
         # Beside the reward, since to be led back earns nothing: no reward can pay for it.
-        reward = reward - self.config.guard.penalty * rolled_back
+        reward = self._reward(stretch, self.references) - self.config.guard.penalty * rolled_back
         terminated = exploded | given_up
         self._level = after
         reading = self._reading(valid)
@@ -268,14 +270,14 @@ class InnerRuns:
         if rolled_back.any():
             observer, observation = _chosen(rolled_back, resume(self._good, now, reading), now)
         self._observer, self.observation = observer, self._shown(observation)
-        if self._last_good is not None:
+        if self._rolls_back:
             self._good = _chosen(found.sound, (self._observer, self.observation), self._good)
         return Outcome(
             observation=self.observation,
             reward=reward,
             terminated=terminated,
             hopeless=given_up,
-            truncated=(remaining == 0) & ~terminated,
+            truncated=(self.decisions_made == self.decisions_in_budget) & ~terminated,
             before=before,
             hyperparameters=used,
             clamped=_differs(asked, used),
@@ -290,9 +292,9 @@ class InnerRuns:
             outer_valid=outer_valid,
         )
 
-    def _roll_back(self, last_good: LastGood, rows: BoolArray) -> tuple[Evaluation, Evaluation]:
+    def _roll_back(self, rows: BoolArray) -> tuple[Evaluation, Evaluation]:
         """Lead these rows back to where all was well, with a lower learning rate from now on."""
-        last_good.restore(rows)
+        self.engine.restore(rows)
         rate = self.hyperparameters.learning_rate
         shrunk = np.where(rows, rate * self.config.guard.shrink, rate)
         lowered = replace(self.hyperparameters, learning_rate=shrunk)
@@ -329,6 +331,21 @@ def _chosen(
 ) -> tuple[ObserverState, Observation]:
     """The one in the rows that are chosen, the other elsewhere."""
     return one[0].where(rows, other[0]), np.where(rows[:, None], one[1], other[1])
+
+
+def _make_engine(task: Trainable, n_runs: int, config: EnvConfig) -> Engine | FamilyEngine:
+    settings: dict[str, Any] = {
+        "n_micro_batches": config.n_micro_batches,
+        "evaluation_size": config.evaluation_size,
+        "optimizers": config.optimizers,
+        "max_batch_size": config.bounds.batch_size_high,
+        "compiled": config.compiled,
+        "mixed_precision": config.mixed_precision,
+        "device": config.device,
+    }
+    if isinstance(task, TaskFamily):
+        return FamilyEngine(task, n_runs, **settings)
+    return Engine(task, n_runs, **settings)
 
 
 def _put(

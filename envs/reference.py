@@ -1,4 +1,4 @@
-"""The reference of a task: what the best of a grid of fixed configurations reaches."""
+"""Measures the reference of a task: the curve of the best of a grid of fixed configurations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.levels import HIGHEST_LEVEL, level
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, menu, optimizer_index
-from trainpilot.envs.rewards import HIGHEST_LEVEL, TaskReference, level
+from trainpilot.envs.task_reference import TaskReference
 
 #: Optimizers of the grid.
 GRID_OPTIMIZERS = ("sgd", "adam", "rmsprop")
@@ -31,19 +32,24 @@ def grid(allowed: Sequence[str] = GRID_OPTIMIZERS) -> list[Hyperparameters]:
     ]
 
 
-def measure_reference(runs: InnerRuns, n_seeds: int = 2) -> TaskReference:
-    """Train every configuration of the grid on the task and keep the best.
+def measure_reference(
+    runs: InnerRuns, n_seeds: int = 2, configurations: Sequence[Hyperparameters] | None = None
+) -> TaskReference:
+    """Train every configuration on the task and keep the best.
 
     Args:
         runs: rows to use; they must be reset afterwards.
-        n_seeds: seeds that a configuration's final level is the mean of, at least 1.
+        n_seeds: seeds that a configuration's curve is the mean of, at least 1.
+        configurations: `(1,)` each (default: the grid of the optimizers that runs may use).
 
     Returns:
-        The level of `outer_valid` that the best configuration ends at.
+        The curve of the configuration that ends lowest; one that diverges stands highest from
+        there on.
     """
-    configurations = grid(runs.config.optimizers)
+    if configurations is None:
+        configurations = grid(runs.config.optimizers)
     jobs = list(product(range(len(configurations)), range(n_seeds)))
-    totals = np.zeros(len(configurations))
+    curves = np.zeros((len(configurations), runs.config.decisions))
     for chunk in _chunks(jobs, runs.n_runs):
         # The last chunk is filled up with its first job, which is not counted twice.
         padded = chunk + chunk[:1] * (runs.n_runs - len(chunk))
@@ -55,14 +61,15 @@ def measure_reference(runs: InnerRuns, n_seeds: int = 2) -> TaskReference:
         )
         start = runs.engine.evaluate()[1].loss
         diverged = np.zeros(runs.n_runs, dtype=bool)
-        for _ in range(runs.config.decisions):
+        for decision in range(runs.config.decisions):
             outcome = runs.step(runs.hyperparameters)
             # A fixed configuration is one that nobody had to mend.
             diverged |= outcome.terminated | outcome.interventions.rolled_back
-        final = np.where(diverged, HIGHEST_LEVEL, level(outcome.outer_valid.loss, start))
-        for (number, _), value in zip(chunk, final, strict=False):
-            totals[number] += value / n_seeds
-    return TaskReference(float(totals.min()))
+            levels = np.where(diverged, HIGHEST_LEVEL, level(outcome.outer_valid.loss, start))
+            for (number, _), value in zip(chunk, levels, strict=False):
+                curves[number, decision] += value / n_seeds
+    best = int(curves[:, -1].argmin())
+    return TaskReference(tuple(curves[best].tolist()))
 
 
 def _chunks(jobs: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:

@@ -9,27 +9,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainpilot.envs.engine import Engine
-
 
 class LastGood:
     """A copy of what each run carries (`Engine.carried`), as it was when all was well.
 
     Args:
-        engine: of the runs. Their state takes twice the memory from now on.
+        carried: of all runs, `(n_runs, ...)` each.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._kept = [values.clone() for values in engine.carried()]
+    def __init__(self, carried: Sequence[Tensor]) -> None:
+        self._kept = [values.clone() for values in carried]
 
-    def keep(self, rows: NDArray[np.bool_]) -> None:
-        """Keep the present state of these rows, `(n_runs,)`."""
-        _copy(self._engine.carried(), self._kept, rows)
+    def keep(self, carried: Sequence[Tensor], rows: NDArray[np.bool_]) -> None:
+        """Keep these rows, `(n_runs,)`, as they are now."""
+        _copy(carried, self._kept, rows)
 
-    def restore(self, rows: NDArray[np.bool_]) -> None:
-        """Give these rows, `(n_runs,)`, the state that was kept; place and budget go on."""
-        _copy(self._kept, self._engine.carried(), rows)
+    def restore(self, carried: Sequence[Tensor], rows: NDArray[np.bool_]) -> None:
+        """Write what was kept of these rows, `(n_runs,)`, in place."""
+        _copy(self._kept, carried, rows)
 
 
 def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor], rows: NDArray[np.bool_]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import TaskFamily, Trainable
 
 #: A backward pass is about two forward passes.
 _PASSES = 3
@@ -13,8 +13,15 @@ _PASSES = 3
 _FLOPS_PER_PARAMETER = 60
 
 
-def row_cost(task: InnerTask) -> float:
+#: Tasks of a family that stand for all.
+_SAMPLE = 4
+
+
+def row_cost(task: Trainable) -> float:
     """Estimate of the work of one inner step of one row, the same on every machine (FLOPs)."""
+    if isinstance(task, TaskFamily):
+        sample = range(min(_SAMPLE, task.n_tasks))
+        return sum(row_cost(task.task(number)) for number in sample) / len(sample)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = task.make_model()

@@ -6,7 +6,9 @@ import multiprocessing
 from typing import NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
+from trainpilot.envs.actions import Action
 from trainpilot.envs.hyperparameters import IntArray
 from trainpilot.envs.transition import Array, Transition
 
@@ -18,12 +20,12 @@ class RowViews(NamedTuple):
     """Arrays that stand in the shared memory.
 
     Attributes:
-        actions: `(n_rows, n_heads)`.
+        actions: `(n_rows, ...)`.
         seeds: of the runs that begin, `(n_rows,)`.
         transition: what came of the actions, `(n_rows, ...)` each.
     """
 
-    actions: IntArray
+    actions: Action
     seeds: IntArray
     transition: Transition
 
@@ -36,11 +38,11 @@ class SharedRows:
 
     Args:
         n_rows: number of rows of all workers.
-        n_heads: number of choices in an action.
+        action_space: of one row.
     """
 
-    def __init__(self, n_rows: int, n_heads: int) -> None:
-        self._n_rows, self._n_heads = n_rows, n_heads
+    def __init__(self, n_rows: int, action_space: spaces.Space[Action]) -> None:
+        self._n_rows, self._action_space = n_rows, action_space
         blank = self._blank()
         arrays = [blank.actions, blank.seeds, *blank.transition.arrays()]
         self._memory = multiprocessing.get_context("spawn").RawArray(
@@ -61,8 +63,9 @@ class SharedRows:
         return RowViews(view(blank.actions), view(blank.seeds), blank.transition.map(view))
 
     def _blank(self) -> RowViews:
+        shape = self._action_space.shape or ()
         return RowViews(
-            np.zeros((self._n_rows, self._n_heads), dtype=np.int64),
+            np.zeros((self._n_rows, *shape), dtype=self._action_space.dtype),
             np.zeros(self._n_rows, dtype=np.int64),
             Transition.blank(self._n_rows),
         )

@@ -8,12 +8,14 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from trainpilot.envs.actions import Action
 from trainpilot.envs.config import EnvConfig
-from trainpilot.envs.hyperparameters import IntArray
 from trainpilot.envs.inner_runs import InnerRuns, Outcome
 from trainpilot.envs.observation import HIGH, LOW, Observation
+from trainpilot.envs.reference import measure_reference
+from trainpilot.envs.rewards import REWARDS
 from trainpilot.inner_tasks.catalogue import load_task
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.family import Trainable
 
 
 def observation_space() -> spaces.Space[Observation]:
@@ -21,21 +23,23 @@ def observation_space() -> spaces.Space[Observation]:
     return cast("spaces.Space[Observation]", spaces.Box(LOW, HIGH, dtype=np.float32))
 
 
-class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
+class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
     """Train an inner model, one decision a step: `trainpilot/InnerTraining-v0`.
 
     ## Action space
     `MultiDiscrete`, a head for each controlled hyperparameter (`EnvConfig.actions`). By
     default, two: a factor of the learning rate (0.35, 0.7, 1, 1.4 or 2.8) and the
-    optimizer (SGD with momentum, Adam, RMSProp). What leaves the hard bounds is moved to them,
+    optimizer (SGD with momentum, Adam, RMSProp). With `actions.continuous` a `Box` in their place
+    (`trainpilot.envs.actions.ActionSpec`). What leaves the hard bounds is moved to them,
     and `info["clamped"]` says so.
 
     ## Observation space
     `Box`, the scale-free features in the table of `trainpilot.envs.observation`.
 
     ## Reward
-    Fall of the bounded log `outer_valid` loss, less a share of the area under its curve
-    (`trainpilot.envs.rewards`). `outer_valid` is never observed.
+    By default, fall of the bounded log `outer_valid` loss, less a share of the area under its
+    curve; `EnvConfig.reward` has others (`trainpilot.envs.rewards`). `outer_valid` is never
+    observed.
 
     ## Starting state
     New initial weights and a new data order, fixed by the seed; hyperparameters as
@@ -49,7 +53,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
 
     ## Arguments
     Args:
-        task: an inner task, or the name of one that ships (default: "digits_mlp").
+        task: an inner task, a family, or the name of one that ships (default: "digits_mlp").
         config: of the environment (default: `EnvConfig()`).
         render_mode: None, or "ansi" for a line of text.
 
@@ -65,18 +69,17 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
 
     def __init__(
         self,
-        task: InnerTask | str = "digits_mlp",
+        task: Trainable | str = "digits_mlp",
         config: EnvConfig | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.runs = InnerRuns(
-            load_task(task) if isinstance(task, str) else task, 1, config or EnvConfig()
-        )
+        task = load_task(task) if isinstance(task, str) else task
+        self.runs = InnerRuns(task, 1, config or EnvConfig())
+        if REWARDS[self.runs.config.reward.name].needs_reference:
+            self.runs.set_reference(measure_reference(self.runs))
         self.render_mode = render_mode
         self.observation_space = observation_space()
-        self.action_space: spaces.Space[IntArray] = spaces.MultiDiscrete(
-            self.runs.actions.n_choices
-        )
+        self.action_space = self.runs.actions.space
         self._outcome: Outcome | None = None
 
     def reset(
@@ -97,15 +100,13 @@ class InnerTrainingEnv(gymnasium.Env[Observation, IntArray]):
         self._outcome = None
         return observation, {"run_seed": run_seed, **self.runs.hyperparameters.row(0)}
 
-    def step(self, action: IntArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Set hyperparameters and train until the next decision.
 
         Args:
-            action: index of the choice of each head, `(n_heads,)`.
+            action: as `action_space` has it.
         """
-        asked = self.runs.actions.apply(
-            self.runs.hyperparameters, np.asarray(action, dtype=np.int64)[None]
-        )
+        asked = self.runs.actions.apply(self.runs.hyperparameters, np.asarray(action)[None])
         outcome = self._outcome = self.runs.step(asked)
         return (
             outcome.observation[0],

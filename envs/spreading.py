@@ -9,6 +9,7 @@ import numpy as np
 
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.row_cost import row_cost
+from trainpilot.inner_tasks.family import TaskFamily
 
 
 def spread(costs: Sequence[float], n_workers: int) -> list[int]:
@@ -43,7 +44,7 @@ def assign(specs: Sequence[GroupSpec], n_workers: int) -> list[list[GroupSpec]]:
 
     Returns:
         What each worker holds. Of a task that is divided, only the largest part measures the
-        reference.
+        reference; of a family, every part those that it meets.
     """
     # Rows stay together in pairs: a lone row takes other paths through the arithmetic, and its
     # results would differ in the last bit from those beside others.
@@ -66,7 +67,8 @@ def assign(specs: Sequence[GroupSpec], n_workers: int) -> list[list[GroupSpec]]:
             replace(
                 specs[number],
                 n_rows=int(row[number]),
-                measure=specs[number].measure and worker == int(largest[number]),
+                measure=specs[number].measure
+                and (worker == int(largest[number]) or isinstance(specs[number].task, TaskFamily)),
             )
             for number in np.flatnonzero(row).tolist()
         ]

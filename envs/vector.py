@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
+from trainpilot.envs.actions import Action
 from trainpilot.envs.groups import Groups
-from trainpilot.envs.hyperparameters import IntArray
 from trainpilot.envs.observation import Observation
 from trainpilot.envs.row_seeds import RowSeeds
 from trainpilot.envs.single import observation_space
@@ -32,13 +31,13 @@ class InnerTrainingVecEnv(VecEnv):
     def __init__(self, groups: Groups, seed: int) -> None:
         self.groups = groups
         self.task_names = groups.task_names
-        self._actions: IntArray = np.zeros((0, 0), dtype=np.int64)
+        self._actions: Action = np.zeros((0, 0))
         # SB3 asks every environment for its render mode while it is set up.
         self.render_mode = None
         super().__init__(
             len(self.task_names),
             observation_space(),
-            spaces.MultiDiscrete(groups.actions.n_choices),
+            groups.actions.space,
         )
         self._run_seeds = RowSeeds(self.num_envs)
         self._seed_rows(seed)
@@ -61,8 +60,8 @@ class InnerTrainingVecEnv(VecEnv):
         self._run_seeds.advance(range(self.num_envs))
         return start.observation
 
-    def step_async(self, actions: IntArray) -> None:
-        """Take the actions, `(n_envs, n_heads)`."""
+    def step_async(self, actions: Action) -> None:
+        """Take the actions, `(n_envs, ...)`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:

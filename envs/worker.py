@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trainpilot.envs.actions import Action
+from trainpilot.envs.family_references import FamilyReferences
 from trainpilot.envs.groups import GroupSpec, OnReady
 from trainpilot.envs.hyperparameters import Hyperparameters, IntArray
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.reference import measure_reference
-from trainpilot.envs.rewards import TaskReference
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.transition import Start, Transition
 from trainpilot.inner_tasks.errors import require
+from trainpilot.inner_tasks.family import TaskFamily
 
 
 class Worker:
@@ -32,7 +35,7 @@ class Worker:
     def __init__(self, specs: Sequence[GroupSpec], on_ready: OnReady | None = None) -> None:
         require(len(specs) > 0, "a worker must hold at least one group", "none")
         self.groups: list[InnerRuns] = []
-        self.levels: dict[str, float] = {}
+        self.references: dict[str, TaskReference] = {}
         self.reports: dict[str, str] = {}
         for spec in specs:
             self.groups.append(self._make(spec))
@@ -45,24 +48,28 @@ class Worker:
     def _make(self, spec: GroupSpec) -> InnerRuns:
         runs = InnerRuns(spec.task, spec.n_rows, spec.config)
         self.reports[spec.task.name] = runs.engine.report
+        if isinstance(spec.task, TaskFamily):
+            if spec.measure:
+                runs.family_references = FamilyReferences(spec.task, spec.config)
+            return runs
         known = spec.reference
         if known is None and spec.measure:
-            known = measure_reference(runs).final_level
+            known = measure_reference(runs)
         if known is not None:
-            self.levels[spec.task.name] = known
-            runs.set_reference(TaskReference(known))
+            self.references[spec.task.name] = known
+            runs.set_reference(known)
         return runs
 
-    def set_references(self, levels: Mapping[str, float]) -> None:
+    def set_references(self, references: Mapping[str, TaskReference]) -> None:
         """Change the unit of the reward of the tasks that are named.
 
         Args:
-            levels: level of each task's reference, by task; may name tasks held elsewhere.
+            references: by task; may name tasks held elsewhere.
         """
         for group in self.groups:
-            if group.task.name in levels:
-                self.levels[group.task.name] = levels[group.task.name]
-                group.set_reference(TaskReference(levels[group.task.name]))
+            if group.task.name in references:
+                self.references[group.task.name] = references[group.task.name]
+                group.set_reference(references[group.task.name])
 
     def reset(self, seeds: IntArray) -> Start:
         """As `Groups.reset` has it."""
@@ -73,7 +80,7 @@ class Worker:
             Hyperparameters.concatenate([group.hyperparameters for group in self.groups]),
         )
 
-    def step(self, actions: IntArray, seeds: IntArray) -> Transition:
+    def step(self, actions: Action, seeds: IntArray) -> Transition:
         """As `Groups.step` has it."""
         result = Transition.blank(len(self.task_names))
         for group, rows in self._rows():
@@ -92,7 +99,7 @@ class Worker:
         ]
 
 
-def _step(group: InnerRuns, actions: IntArray, seeds: IntArray) -> Transition:
+def _step(group: InnerRuns, actions: Action, seeds: IntArray) -> Transition:
     """Make the decision in every row of a group and start anew the rows that ended."""
     outcome = group.step(group.actions.apply(group.hyperparameters, actions))
     ended = np.flatnonzero(outcome.terminated | outcome.truncated)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.actions import Action, ActionSpec
 from trainpilot.envs.groups import Groups, GroupSpec, OnReady
 from trainpilot.envs.hyperparameters import IntArray
 from trainpilot.envs.shared_rows import SharedRows
@@ -72,13 +72,13 @@ class WorkerPool:
         self.config = specs[0].config
         self.actions = ActionSpec(self.config.actions)
         self.task_names = [spec.task.name for spec in specs for _ in range(spec.n_rows)]
-        self.levels = {
+        self.references = {
             spec.task.name: spec.reference for spec in specs if spec.reference is not None
         }
         self.reports: dict[str, str] = {}
         self.workers: list[WorkerProcess] = []
         self._closed = False
-        shared = SharedRows(len(self.task_names), len(self.actions.heads))
+        shared = SharedRows(len(self.task_names), self.actions.space)
         self._views = shared.views()
         try:
             self._start(assign(specs, n_workers), shared, on_ready)
@@ -97,11 +97,11 @@ class WorkerPool:
         self._finish()
         for worker in self.workers:
             worker.give_job()
-        for levels, reports in self._finish(on_ready):
-            self.levels |= levels
+        for references, reports in self._finish(on_ready):
+            self.references |= references
             self.reports |= reports
         # A task that is divided was measured in one of its parts.
-        self._command("set_references", self.levels)
+        self._command("set_references", self.references)
 
     def reset(self, seeds: IntArray) -> Start:
         """As `Groups.reset` has it."""
@@ -111,7 +111,7 @@ class WorkerPool:
         # Copies: the next command writes where these stand.
         return self._views.transition.map(np.copy).start()
 
-    def step(self, actions: IntArray, seeds: IntArray) -> Transition:
+    def step(self, actions: Action, seeds: IntArray) -> Transition:
         """As `Groups.step` has it."""
         self._finish()
         self._views.actions[:] = actions

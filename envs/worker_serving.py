@@ -89,7 +89,7 @@ def _obey(connection: Connection, shared: SharedRows) -> None:
     worker = Worker(job.specs, lambda _: connection.send(Message("ready", next(numbers))))
     rows = slice(job.first_row, job.first_row + len(worker.task_names))
     views = shared.views(rows)
-    connection.send(Message("done", (worker.levels, worker.reports)))
+    connection.send(Message("done", (worker.references, worker.reports)))
     while True:
         _command(worker, views, *connection.recv())
         connection.send(Message("done"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -11,21 +11,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainpilot.inner_tasks.errors import TrainpilotError
 
-Built = TypeVar("Built")
 
-
-def build(config: Any, protocol: type[Built], kind: str, name: str) -> Built:
+def build(config: Any, wanted: type[Any] | tuple[type[Any], ...], kind: str, name: str) -> Any:
     """The object that a configuration describes.
 
     Args:
         config: a mapping with `_target_`, any callable, and its arguments.
-        protocol: what the object must be.
+        wanted: what the object must be, or one of what it must be.
         kind: what errors call it ("task", "controller").
         name: which one it is.
 
     Raises:
         TrainpilotError: if there is no `_target_`, the callable fails, or what it gives is
-            not what the protocol asks for.
+            not what is wanted.
     """
     if not isinstance(config, Mapping) or "_target_" not in config:
         raise TrainpilotError(
@@ -41,9 +39,10 @@ def build(config: Any, protocol: type[Built], kind: str, name: str) -> Built:
         raise TrainpilotError(
             f"{kind} '{name}' could not be made by {config['_target_']}: {reason}"
         ) from error
-    if not isinstance(built, protocol):
+    if not isinstance(built, wanted):
+        first = wanted[0] if isinstance(wanted, tuple) else wanted
         raise TrainpilotError(
-            f"{config['_target_']} must give a {kind} (trainpilot's {protocol.__name__}); "
+            f"{config['_target_']} must give a {kind} (trainpilot's {first.__name__}); "
             f"given: {type(built).__name__}"
         )
     return built

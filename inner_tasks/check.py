@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.protocol import InnerTask, check_micro_batch_size
+from trainpilot.inner_tasks.protocol import InnerTask, Splits, check_micro_batch_size
 
 MODALITIES = ("vision", "text", "tabular", "synthetic")
 
@@ -90,3 +91,26 @@ def _check_model(task: InnerTask) -> None:
         require(value.ndim == 0, f"metric '{name}' of '{task.name}' must be a scalar", value.shape)
     accuracy = metrics["accuracy"].item() if "accuracy" in metrics else 0.0
     require(0 <= accuracy <= 1, f"the accuracy of '{task.name}' must lie in [0, 1]", accuracy)
+
+
+def n_shared_with_train(splits: Splits) -> dict[str, int]:
+    """Examples of each other split whose inputs stand in train too.
+
+    Some are natural where examples are short, such as windows of text; many are a leak.
+
+    Args:
+        splits: of a task.
+
+    Returns:
+        The number for `valid`, `outer_valid` and `test`.
+    """
+    rows = [_rows(split.inputs) for split in splits]
+    train = set(rows[0])
+    return {
+        name: sum(row in train for row in own)
+        for name, own in zip(Splits._fields[1:], rows[1:], strict=True)
+    }
+
+
+def _rows(inputs: Tensor) -> list[bytes]:
+    return [row.tobytes() for row in inputs.reshape(len(inputs), -1).numpy(force=True)]

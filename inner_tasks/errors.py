@@ -39,3 +39,16 @@ def require(condition: bool, rule: str, given: object) -> None:
     """
     if not condition:
         raise TrainpilotError(f"{rule}; given: {given}")
+
+
+class MissingDataError(TrainpilotError):
+    """The data of a task are not here: a package or a download is missing.
+
+    Args:
+        message: the sentence, with the remedy.
+        dataset: which data.
+    """
+
+    def __init__(self, message: str, dataset: str) -> None:
+        super().__init__(message)
+        self.dataset = dataset

@@ -53,14 +53,44 @@ def cnn(n_channels: int, widths: Sequence[int], image_size: int, n_outputs: int)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side * side, n_outputs))
 
 
-def character_mlp(n_characters: int, context: int, embedding: int, hidden: int) -> nn.Module:
-    """Predicts the next character from a window of characters (Bengio et al., 2003).
+def signal_cnn(widths: Sequence[int], length: int, n_outputs: int, kernel: int = 5) -> nn.Module:
+    """Convolutions over time, each followed by ReLU and pooling by 2, then a linear layer.
+
+    Signals are images of one row, so that the layers are those of images.
 
     Args:
-        n_characters: size of the alphabet.
-        context: characters in the window.
-        embedding: width of a character's embedding.
-        hidden: width of the hidden layer.
+        widths: channels of each convolution.
+        length: of a signal, divisible by `2 ** len(widths)`.
+        n_outputs: outputs.
+        kernel: width of the convolutions, odd (default: 5).
     """
-    table = nn.Embedding(n_characters, embedding)
-    return nn.Sequential(table, mlp(context * embedding, [hidden], n_characters, "tanh"))
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in widths:
+        convolution = nn.Conv2d(channels, width, (1, kernel), padding=(0, kernel // 2))
+        layers += [convolution, nn.ReLU(), nn.MaxPool2d((1, 2))]
+        channels = width
+    n_features = channels * (length // 2 ** len(widths))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(n_features, n_outputs))
+
+
+def embedding_mlp(
+    n_tokens: int,
+    length: int,
+    embedding: int,
+    hidden: Sequence[int],
+    n_outputs: int,
+    activation: str = "tanh",
+) -> nn.Module:
+    """An MLP on the embeddings of a window of tokens, side by side (Bengio et al., 2003).
+
+    Args:
+        n_tokens: size of the vocabulary.
+        length: tokens in the window.
+        embedding: width of a token's embedding.
+        hidden: widths of the hidden layers.
+        n_outputs: outputs.
+        activation: "relu", "tanh" or "gelu" (default: "tanh").
+    """
+    table = nn.Embedding(n_tokens, embedding)
+    return nn.Sequential(table, mlp(length * embedding, hidden, n_outputs, activation))

@@ -8,6 +8,7 @@ import torch
 
 from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.models import mlp
+from trainpilot.inner_tasks.sources import DRAWN
 from trainpilot.inner_tasks.tensor_task import TensorTask
 
 
@@ -49,49 +50,9 @@ def clusters(
         "clusters_mlp",
         dataset="clusters",
         modality="synthetic",
+        licence=DRAWN,
         inputs=centres[cluster] + spread * noise,
         targets=cluster % n_classes,
-        model=lambda: mlp(n_features, hidden, n_classes, activation),
-        micro_batch_size=micro_batch_size,
-    )
-
-
-def teacher(
-    n_examples: int = 4000,
-    n_features: int = 16,
-    n_classes: int = 8,
-    teacher_width: int = 32,
-    hidden: Sequence[int] = (64,),
-    activation: str = "tanh",
-    micro_batch_size: int = 32,
-    data_seed: int = 0,
-) -> TensorTask:
-    """Labels given by a random network: the class of its largest output.
-
-    Args:
-        n_examples: in all four splits together, at least 20.
-        n_features: of an example, at least 1.
-        n_classes: at least 2.
-        teacher_width: hidden units of the teacher, at least 1.
-        hidden: widths of the model's hidden layers.
-        activation: of the model.
-        micro_batch_size: examples in a micro-batch.
-        data_seed: of the data and of the teacher.
-
-    Raises:
-        TrainpilotError: if a number is out of range.
-    """
-    require(n_classes >= 2, "teacher needs at least 2 classes", n_classes)
-    generator = torch.Generator().manual_seed(data_seed)
-    inputs = torch.randn(n_examples, n_features, generator=generator)
-    first = torch.randn(n_features, teacher_width, generator=generator) / n_features**0.5
-    second = torch.randn(teacher_width, n_classes, generator=generator)
-    return TensorTask(
-        "teacher_mlp",
-        dataset="teacher",
-        modality="synthetic",
-        inputs=inputs,
-        targets=((2 * inputs @ first).tanh() @ second).argmax(1),
         model=lambda: mlp(n_features, hidden, n_classes, activation),
         micro_batch_size=micro_batch_size,
     )

@@ -42,6 +42,17 @@ def split_tensors(inputs: Tensor, targets: Tensor, seed: int = 0) -> Splits:
     return Splits(*(Split(inputs[part], targets[part]) for part in parts))
 
 
+def standardise(splits: Splits) -> Splits:
+    """Give every feature mean 0 and deviation 1, as measured on the train split alone.
+
+    Args:
+        splits: float inputs, `(n_examples, ...)`; each place of an example is a feature.
+    """
+    mean = splits.train.inputs.mean(0)
+    deviation = splits.train.inputs.std(0).clamp_min(1e-6)
+    return Splits(*(Split((split.inputs - mean) / deviation, split.targets) for split in splits))
+
+
 class TensorTask:
     """An inner task made of tensors, a model factory and a loss.
 
@@ -54,6 +65,7 @@ class TensorTask:
         splits: the four splits, where the caller has made them.
         modality: "vision", "text", "tabular" or "synthetic" (default: "tabular").
         dataset: the data's name (default: the task's name).
+        licence: of the data, for lists (default: unknown).
         micro_batch_size: examples in one micro-batch, at least 1 and at most the
             training examples (default: 32).
         split_seed: of the random split (default: 0).
@@ -73,6 +85,7 @@ class TensorTask:
         splits: Splits | None = None,
         modality: str = "tabular",
         dataset: str | None = None,
+        licence: str | None = None,
         micro_batch_size: int = 32,
         split_seed: int = 0,
     ) -> None:
@@ -86,6 +99,7 @@ class TensorTask:
         self.name = name
         self.modality = modality
         self.dataset = dataset or name
+        self.licence = licence
         self.micro_batch_size = micro_batch_size
         self.splits = splits
         self._model = model

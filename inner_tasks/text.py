@@ -1,19 +1,21 @@
-"""A character model on text that is on every machine: the standard library's docstrings."""
+"""Character models on text that is on every machine: Python's standard library."""
 
 from __future__ import annotations
 
 import ast
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from trainpilot.inner_tasks.errors import TrainpilotError, require
-from trainpilot.inner_tasks.models import character_mlp
+from trainpilot.inner_tasks.errors import MissingDataError, require
+from trainpilot.inner_tasks.models import embedding_mlp
 from trainpilot.inner_tasks.protocol import Split, Splits
+from trainpilot.inner_tasks.sequence_models import TransformerClassifier
+from trainpilot.inner_tasks.sources import sourced_task
 from trainpilot.inner_tasks.tensor_task import TensorTask
 
 #: The alphabet: lower-case letters, digits, punctuation, space, line break, and one
@@ -35,36 +37,72 @@ MODULES = {
     "test": ("os", "string", "heapq", "codecs", "smtplib", "unittest/mock", "bdb"),
 }  # fmt: skip
 
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-def _docstrings(source: Path) -> Iterator[str]:
+
+def docstrings_of(tree: ast.Module) -> Iterator[str]:
     """Every documentation string of a module, in the order of the source."""
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED):
             text = ast.get_docstring(node)
             if text:
                 yield text
 
 
+def code_of(tree: ast.Module) -> Iterator[str]:
+    """The source code of a module without documentation strings and comments; changes the tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    yield ast.unparse(tree)
+
+
+#: What of a module each data set reads.
+_READERS: dict[str, Callable[[ast.Module], Iterator[str]]] = {
+    "stdlib_docstrings": docstrings_of,
+    "stdlib_code": code_of,
+}
+
+
 @lru_cache
-def _characters(split: str) -> Tensor:
+def _characters(dataset: str, split: str) -> Tensor:
     """The text of a split as character numbers, `(n_characters,)`."""
     library = Path(sysconfig.get_path("stdlib"))
     sources = [library / f"{module}.py" for module in MODULES[split]]
-    texts = [text for source in sources if source.is_file() for text in _docstrings(source)]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources if path.is_file()]
+    texts = [text for tree in trees for text in _READERS[dataset](tree)]
     if not texts:
-        raise TrainpilotError(
-            "the task 'docstrings_mlp' needs the sources of Python's standard library; "
-            f"none of its modules is in {library}"
+        raise MissingDataError(
+            f"the data set '{dataset}' needs the sources of Python's standard library; "
+            f"given: {library}, where none of its modules is",
+            dataset,
         )
     index = {character: number for number, character in enumerate(ALPHABET)}
     text = "\n\n".join(texts).lower()
     return torch.tensor([index.get(character, _OTHER) for character in text])
 
 
-def _windows(split: str, context: int, stride: int) -> Split:
-    """Windows of `context` characters and the character that follows each."""
-    windows = _characters(split).unfold(0, context + 1, stride)
-    return Split(windows[:, :-1].contiguous(), windows[:, -1].contiguous())
+def _windows(dataset: str, context: int, stride: int, n_windows: int | None) -> Splits:
+    """Windows of `context` characters and the character that follows each.
+
+    Args:
+        dataset: a key of `_READERS`.
+        context: characters in a window.
+        stride: characters between two windows.
+        n_windows: most windows of a split, evenly spread (None for all).
+    """
+    splits = []
+    for split in Splits._fields:
+        windows = _characters(dataset, split).unfold(0, context + 1, stride)
+        if n_windows is not None:
+            windows = windows[:: -(-len(windows) // n_windows)]
+        splits.append(Split(windows[:, :-1].contiguous(), windows[:, -1].contiguous()))
+    return Splits(*splits)
+
+
+def _check(name: str, **sizes: int) -> None:
+    for argument, size in sizes.items():
+        require(size >= 1, f"{argument} of '{name}' must be at least 1", size)
 
 
 def docstrings_mlp(
@@ -89,14 +127,75 @@ def docstrings_mlp(
     Raises:
         TrainpilotError: if the standard library has no sources, or a number is below 1.
     """
-    for number in (context, embedding, hidden, stride):
-        require(number >= 1, "the sizes of 'docstrings_mlp' must be at least 1", number)
-    splits = Splits(*(_windows(split, context, stride) for split in Splits._fields))
-    return TensorTask(
-        "docstrings_mlp",
-        dataset="stdlib_docstrings",
-        modality="text",
-        splits=splits,
-        model=lambda: character_mlp(N_CHARACTERS, context, embedding, hidden),
+    name = "docstrings_mlp"
+    _check(name, context=context, embedding=embedding, hidden=hidden, stride=stride)
+    return sourced_task(
+        name,
+        "stdlib_docstrings",
+        splits=_windows("stdlib_docstrings", context, stride, None),
+        model=lambda: embedding_mlp(N_CHARACTERS, context, embedding, [hidden], N_CHARACTERS),
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def code_mlp(
+    context: int = 10,
+    embedding: int = 12,
+    hidden: int = 64,
+    n_windows: int = 8000,
+    micro_batch_size: int = 32,
+) -> TensorTask:
+    """Next character of the standard library's source code, without comments and docstrings.
+
+    Args:
+        context: characters that the model sees.
+        embedding: width of a character's embedding.
+        hidden: width of the hidden layer.
+        n_windows: most windows of a split.
+        micro_batch_size: windows in a micro-batch.
+
+    Raises:
+        TrainpilotError: if the standard library has no sources, or a number is below 1.
+    """
+    name = "code_mlp"
+    _check(name, context=context, embedding=embedding, hidden=hidden, n_windows=n_windows)
+    return sourced_task(
+        name,
+        "stdlib_code",
+        splits=_windows("stdlib_code", context, 1, n_windows),
+        model=lambda: embedding_mlp(
+            N_CHARACTERS, context, embedding, [hidden], N_CHARACTERS, "gelu"
+        ),
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def code_transformer(
+    context: int = 8,
+    width: int = 16,
+    n_heads: int = 2,
+    n_windows: int = 8000,
+    micro_batch_size: int = 32,
+) -> TensorTask:
+    """The same with one layer of a transformer.
+
+    Args:
+        context: characters that the model sees.
+        width: of a character, divisible by `n_heads`.
+        n_heads: attention heads.
+        n_windows: most windows of a split.
+        micro_batch_size: windows in a micro-batch.
+
+    Raises:
+        TrainpilotError: if the standard library has no sources, or a number does not fit.
+    """
+    name = "code_transformer"
+    _check(name, context=context, width=width, n_heads=n_heads, n_windows=n_windows)
+    require(width % n_heads == 0, f"width of '{name}' must be divisible by n_heads", width)
+    return sourced_task(
+        name,
+        "stdlib_code",
+        splits=_windows("stdlib_code", context, 1, n_windows),
+        model=lambda: TransformerClassifier(N_CHARACTERS, context, width, n_heads, N_CHARACTERS),
         micro_batch_size=micro_batch_size,
     )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from trainpilot.envs.levels import START_LEVEL
+from trainpilot.envs.rewards import REWARDS, Stretch
+from trainpilot.envs.task_reference import RowReferences
 from trainpilot.inner_tasks import Split, Splits, TensorTask
 
 torch.set_num_threads(1)
@@ -41,6 +47,28 @@ def quadratic() -> TensorTask:
     )
 
 
+@pytest.fixture
+def bowls() -> Callable[..., TensorTask]:
+    """Makes the same task with a bowl of its own for each split, given where they are lowest."""
+
+    def task(
+        train: tuple[float, float], valid: tuple[float, float], outer_valid: tuple[float, float]
+    ) -> TensorTask:
+        def split(target: tuple[float, float]) -> Split:
+            return Split(torch.zeros(20, 1), torch.tensor(target).expand(20, 2))
+
+        return TensorTask(
+            "bowls",
+            model=Point,
+            loss=quadratic_loss,
+            splits=Splits(split(train), split(valid), split(outer_valid), split(outer_valid)),
+            modality="synthetic",
+            micro_batch_size=5,
+        )
+
+    return task
+
+
 def _moons(name: str, activation: type[nn.Module]) -> TensorTask:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(100, 2, generator=generator)
@@ -64,3 +92,30 @@ def moons() -> TensorTask:
 def uncommon_moons() -> TensorTask:
     """The same with a layer that kernels of our own do not know: it takes torch.compile."""
     return _moons("uncommon_moons", nn.SiLU)
+
+
+@pytest.fixture(scope="session")
+def rewards_of():
+    """The rewards of a run with a given curve, by any reward."""
+
+    def rewards(config, curve, reference, switches=0, diverged_at=None, hopeless_at=None):
+        rows = RowReferences(1)
+        rows.put(reference)
+        reward = REWARDS[config.name](config)
+        earned = []
+        for step, (before, after) in enumerate(zip([START_LEVEL, *curve], curve, strict=False)):
+            stretch = Stretch(
+                before=np.array([before]),
+                after=np.array([after]),
+                since=np.array([step / len(curve)]),
+                until=np.array([(step + 1) / len(curve)]),
+                diverged=np.array([step == diverged_at]),
+                hopeless=np.array([step == hopeless_at]),
+                switched=np.array([step < switches]),
+            )
+            earned.append(reward(stretch, rows)[0])
+            if stretch.ended[0]:
+                break
+        return np.array(earned)
+
+    return rewards

@@ -37,6 +37,41 @@ def test_weight_decay_can_be_raised_from_zero_and_stays_there_otherwise():
     np.testing.assert_allclose(after.weight_decay, [0, 0, 1e-4])
 
 
+CONTINUOUS = ActionSpec(ActionConfig(batch_size=[1.0, 2.0], continuous=True))
+
+
+def test_continuous_numbers_lie_between_the_factors():
+    assert CONTINUOUS.space.shape == (1 + 1 + 3,)
+    start = Hyperparameters.full(7, learning_rate=1e-3, batch_size=4)
+    places = [-1.0, -0.5, 0.0, 0.5, 1.0, 9.0, np.nan]
+    action = np.zeros((7, 5), dtype=np.float32)
+    action[:, 0] = action[:, 1] = places
+    action[:, 3] = 1  # the second optimizer, Adam
+    after = CONTINUOUS.apply(start, action)
+    factors = [0.35, 0.35**0.5, 1, 2.8**0.5, 2.8, 2.8, 1]
+    np.testing.assert_allclose(after.learning_rate, 1e-3 * np.array(factors))
+    # There is no factor below 1 to go to.
+    np.testing.assert_array_equal(after.batch_size, [4, 4, 4, 6, 8, 8, 4])
+    assert (after.optimizer == start.optimizer).all()
+
+
+def test_the_largest_number_chooses_the_optimizer():
+    start = Hyperparameters.full(3, learning_rate=1e-3, optimizer="adam")
+    action = np.zeros((3, 5), dtype=np.float32)
+    action[:, 2:] = [[0.1, -0.2, 0.0], [-0.9, -0.2, -0.5], [0.3, 0.2, 0.9]]
+    after = CONTINUOUS.apply(start, action)
+    assert [OPTIMIZER_NAMES[index] for index in after.optimizer] == ["sgd", "adam", "rmsprop"]
+    np.testing.assert_allclose(after.learning_rate, [0.03, 1e-3, 1e-3])
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_random_actions_lie_in_the_space(continuous):
+    spec = ActionSpec(ActionConfig(momentum=[0.5, 1.0, 2.0], continuous=continuous))
+    drawn = spec.draw(np.random.default_rng(0), 200)
+    assert all(spec.space.contains(each.astype(spec.space.dtype)) for each in drawn)
+    assert len(np.unique(drawn[:, 0])) >= 5
+
+
 def test_a_switch_keeps_the_size_of_the_update():
     start = Hyperparameters.full(1, learning_rate=1e-3, optimizer="adam")
     spec = ActionSpec(ActionConfig())

@@ -8,16 +8,25 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import SAC
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import trainpilot
-from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.config import (
+    ActionConfig,
+    BoundsConfig,
+    EnvConfig,
+    GuardConfig,
+    RewardConfig,
+    StartConfig,
+)
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.observation import FEATURE_NAMES
-from trainpilot.envs.rewards import TaskReference
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker import Worker
+from trainpilot.envs.worker_pool import start_groups
 from trainpilot.inner_tasks import TrainpilotError
 
 KEEP_ADAM = np.array([2, 1])
@@ -40,6 +49,27 @@ def test_checkers_pass_without_a_warning(moons, actions):
     check_env(env.unwrapped)
     check_env_sb3(env.unwrapped)
     check_env_sb3(env)
+
+
+def test_continuous_actions_serve_algorithms_that_want_them(moons):
+    """In a single environment, in workers and for SAC, which takes nothing else."""
+    config = EnvConfig(
+        decisions=4, micro_batches_per_decision=3, actions=ActionConfig(continuous=True)
+    )
+    check_env_sb3(gymnasium.make(trainpilot.ENV_ID, task=moons, config=config))
+    groups = [start_groups([GroupSpec(moons, 4, config)], n_workers) for n_workers in (0, 2)]
+    seeds = np.arange(4)
+    rates = []
+    for each in groups:
+        each.reset(seeds)
+        action = each.actions.draw(np.random.default_rng(0), 4)
+        rates.append(each.step(action, seeds).hyperparameters.learning_rate)
+    groups[1].close()
+    np.testing.assert_array_equal(*rates)
+    assert len(np.unique(rates[0])) == 4
+    agent = SAC("MlpPolicy", InnerTrainingVecEnv(groups[0], 0), learning_starts=8, device="cpu")
+    agent.learn(24)
+    assert agent.num_timesteps == 24
 
 
 def test_checkers_pass_on_the_default_task():
@@ -201,7 +231,7 @@ def test_a_hopeless_run_is_ended_and_its_row_starts_anew(quadratic):
         start=StartConfig(learning_rate_low=1e-7, learning_rate_high=1e-7),
         guard=GuardConfig(hopeless_share=0.2, hopeless_after=0.5),
     )
-    runs = InnerRuns(quadratic, 3, config, TaskReference(-1.0))
+    runs = InnerRuns(quadratic, 3, config, TaskReference((-1.0,)))
     runs.reset(range(3), range(3))
     still = runs.hyperparameters
     learning = replace(still, learning_rate=np.array([1e-7, 0.3, 1e-7]))
@@ -213,6 +243,21 @@ def test_a_hopeless_run_is_ended_and_its_row_starts_anew(quadratic):
     unjudged = InnerRuns(quadratic, 1, config)
     unjudged.reset([0], [0])
     assert not any(unjudged.step(unjudged.hyperparameters).hopeless[0] for _ in range(8))
+
+
+@pytest.mark.parametrize("name", ["log_improvement", "time_to_target", "over_reference"])
+def test_rewards_that_need_a_reference_measure_it(moons, name):
+    reward = RewardConfig(name)
+    needed = name != "log_improvement"
+    alone = make(moons, reward=reward).unwrapped.runs.references
+    assert bool(alone.known[0]) == needed
+    config = EnvConfig(decisions=4, micro_batches_per_decision=3, reward=reward)
+    rows = gymnasium.make_vec(trainpilot.ENV_ID, num_envs=3, task=moons, config=config).unwrapped
+    references = rows._groups.references
+    assert set(references) == ({"moons"} if needed else set())
+    if needed:
+        assert len(references["moons"].curve) == 4
+        np.testing.assert_allclose(references["moons"].curve, alone[0].curve, atol=1e-4)
 
 
 def test_each_row_has_its_own_budget(moons):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+from collections import Counter
 from importlib.resources import files
 
 import pytest
@@ -15,14 +17,35 @@ from trainpilot.inner_tasks import (
     Splits,
     TensorTask,
     TrainpilotError,
+    catalogue,
     check_inner_task,
     split_tensors,
 )
-from trainpilot.inner_tasks.catalogue import load_task, make_task, make_tasks, task_names
+from trainpilot.inner_tasks.catalogue import (
+    SUITES,
+    load_task,
+    make_task,
+    make_tasks,
+    suite_of_tasks,
+    task_names,
+)
+from trainpilot.inner_tasks.check import n_shared_with_train
+from trainpilot.inner_tasks.describing import describe_model
+from trainpilot.inner_tasks.family import TaskFamily
 from trainpilot.inner_tasks.objectives import cross_entropy
-from trainpilot.inner_tasks.text import ALPHABET, MODULES, docstrings_mlp
+from trainpilot.inner_tasks.sources import SOURCES
+from trainpilot.inner_tasks.text import (
+    ALPHABET,
+    MODULES,
+    code_mlp,
+    code_of,
+    code_transformer,
+    docstrings_mlp,
+    docstrings_of,
+)
 
-SUITES = ("meta_train", "meta_valid", "meta_test")
+#: Tasks on data that are downloaded; they have tests of their own.
+DOWNLOADED = ["ag_news_mlp", "cifar10_cnn", "fashion_mnist_cnn"]
 
 
 def suite_tasks(suite: str) -> list[str]:
@@ -30,20 +53,73 @@ def suite_tasks(suite: str) -> list[str]:
     return [next(iter(default.values())) for default in OmegaConf.create(text).defaults]
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", [name for name in task_names() if name not in DOWNLOADED])
 def test_task_keeps_the_contract(name):
     task = load_task(name)
-    check_inner_task(task)
     assert task.name == name
+    assert task.licence
+    check_inner_task(task.task(0) if isinstance(task, TaskFamily) else task)
 
 
-def test_every_task_is_in_one_suite_and_no_data_set_in_two():
-    datasets = {suite: {load_task(n).dataset for n in suite_tasks(suite)} for suite in SUITES}
+def test_every_task_is_in_one_suite_or_downloaded():
     named = [name for suite in SUITES for name in suite_tasks(suite)]
-    assert sorted(named) == task_names()
-    assert not datasets["meta_train"] & datasets["meta_valid"]
-    assert not datasets["meta_train"] & datasets["meta_test"]
-    assert not datasets["meta_valid"] & datasets["meta_test"]
+    assert sorted(named + DOWNLOADED) == task_names()
+    assert suite_of_tasks()["digits_cnn"] == "meta_test"
+
+
+def test_no_data_set_stands_in_two_suites():
+    datasets = {suite: {load_task(n).dataset for n in suite_tasks(suite)} for suite in SUITES}
+    for one, other in itertools.combinations(SUITES, 2):
+        assert not datasets[one] & datasets[other]
+
+
+def test_the_small_suite_is_part_of_meta_train_and_needs_no_further_package():
+    small = suite_tasks("small")
+    assert set(small) < set(suite_tasks("meta_train"))
+    datasets = {load_task(name).dataset for name in small}
+    assert not any(SOURCES[dataset].remedy for dataset in datasets & set(SOURCES))
+
+
+def test_meta_test_holds_every_modality_and_kind_of_model():
+    tasks = [load_task(name) for name in suite_tasks("meta_test")]
+    modalities = Counter(task.modality for task in tasks)
+    assert modalities["vision"] >= 4
+    assert modalities["text"] >= 4
+    assert modalities["tabular"] >= 2
+    models = " ".join(describe_model(task.make_model()) for task in tasks)
+    for kind in ("MLP", "CNN", "GRU", "transformer"):
+        assert kind in models
+
+
+def test_meta_valid_judges_on_enough_examples():
+    tasks = [load_task(name) for name in suite_tasks("meta_valid")]
+    for task in tasks:
+        if not isinstance(task, TaskFamily):
+            assert sum(len(split.inputs) for split in task.splits) >= 1000
+    assert {task.modality for task in tasks} == {"vision", "text", "tabular", "synthetic"}
+
+
+def test_hundreds_of_tasks_are_drawn_for_learning():
+    tasks = [load_task(name) for name in suite_tasks("meta_train")]
+    assert sum(task.n_tasks for task in tasks if isinstance(task, TaskFamily)) > 1000
+    evaluated = catalogue.one_by_one(tasks, of_family=3)
+    names = [task.name for task in evaluated]
+    assert names.count("digits_mlp") == 0
+    assert [name for name in names if name.startswith("teachers")] == [
+        "teachers_0", "teachers_1", "teachers_2",
+    ]  # fmt: skip
+
+
+def test_one_task_of_a_family_is_chosen_by_its_number():
+    config = {"_target_": "trainpilot.inner_tasks.families.trees", "n_tasks": 5, "number": 3}
+    assert make_task(config).name == "trees_3"
+    with pytest.raises(TrainpilotError, match=r"'trees' is a family .* 0 and 4; given: none"):
+        make_task(config | {"number": None})
+
+
+def test_a_licence_is_unknown_unless_it_is_given():
+    assert _task().licence is None
+    assert _task(licence="MIT").licence == "MIT"
 
 
 def test_splits_share_no_example_and_lose_none():
@@ -64,6 +140,46 @@ def test_windows_of_text_predict_the_character_that_follows():
     # With stride 1, the target of a window is the last character of the next one.
     assert torch.equal(split.targets[:-1], split.inputs[1:, -1])
     assert int(split.inputs.max()) <= len(ALPHABET)
+
+
+SOURCE = '''"""A module."""
+# A comment.
+def double(x):
+    """Twice x."""
+    return 2 * x  # again
+
+
+class Empty:
+    """Nothing."""
+'''
+
+
+def test_code_and_docstrings_share_no_text():
+    assert list(docstrings_of(ast.parse(SOURCE))) == ["A module.", "Twice x.", "Nothing."]
+    (code,) = code_of(ast.parse(SOURCE))
+    assert code.split() == [
+        *("def", "double(x):", "return", "2", "*", "x", "class", "Empty:", "pass")
+    ]
+
+
+def test_windows_of_code_are_spread_over_the_whole_text():
+    splits = code_mlp(context=4, n_windows=100).splits
+    assert all(50 <= len(split.inputs) <= 100 for split in splits)
+    few, many = splits.train.inputs, code_mlp(context=4, n_windows=10**9).splits.train.inputs
+    stride = -(-len(many) // 100)
+    assert torch.equal(few, many[::stride])
+
+
+def test_a_transformer_needs_heads_that_divide_its_width():
+    with pytest.raises(TrainpilotError, match=r"divisible by n_heads; given: 15"):
+        code_transformer(width=15)
+
+
+def test_examples_that_stand_in_train_too_are_counted():
+    train = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    other = torch.tensor([[3.0, 4.0], [3.0, 4.0], [1.0, 4.0]])
+    splits = Splits(*(Split(inputs, inputs) for inputs in (train, other, other[2:], train)))
+    assert n_shared_with_train(splits) == {"valid": 2, "outer_valid": 0, "test": 2}
 
 
 def test_tabular_features_are_standardised_on_train_alone():
@@ -154,7 +270,7 @@ def test_unknown_task_lists_what_there_is():
 
 def test_a_suite_names_its_tasks_even_if_they_are_one_object(monkeypatch):
     shared = _task()
-    monkeypatch.setattr("trainpilot.inner_tasks.catalogue.make_task", lambda config, name: shared)
+    monkeypatch.setattr(catalogue, "make_trainable", lambda *_: shared)
     assert [task.name for task in make_tasks({"one": {}, "two": {}})] == ["one", "two"]
 
 
@@ -170,7 +286,7 @@ def test_a_task_whose_name_cannot_be_set_is_refused(monkeypatch):
     fixed = Fixed(
         "fixed", model=lambda: nn.Linear(2, 2), splits=Splits(*[split] * 4), micro_batch_size=4
     )
-    monkeypatch.setattr("trainpilot.inner_tasks.catalogue.make_task", lambda config, name: fixed)
+    monkeypatch.setattr(catalogue, "make_trainable", lambda *_: fixed)
     assert make_tasks({"fixed": {}})[0].name == "fixed"
     with pytest.raises(TrainpilotError, match=r"name of task 'other' .*; given: 'fixed'"):
         make_tasks({"other": {}})

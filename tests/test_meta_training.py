@@ -179,13 +179,13 @@ def test_a_damaged_checkpoint_is_refused(moons, tmp_path):
 
 def test_references_that_are_known_are_not_measured_again(moons, monkeypatch):
     env, config = configs()
-    groups, levels = make_groups([moons], env, config, {})
+    groups, references = make_groups([moons], env, config, {})
     monkeypatch.setattr(
         "trainpilot.envs.worker.measure_reference", lambda runs: pytest.fail("swept")
     )
-    again, same = make_groups([moons], env, config, levels)
-    assert levels == same
-    assert again.groups[0]._reward.reference == groups.groups[0]._reward.reference
+    again, same = make_groups([moons], env, config, references)
+    assert references == same
+    assert again.groups[0].references[0] == groups.groups[0].references[0] == references["moons"]
 
 
 def test_mini_batches_divide_a_rollout():

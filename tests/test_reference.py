@@ -7,8 +7,8 @@ import pytest
 
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.levels import level
 from trainpilot.envs.reference import grid, measure_reference
-from trainpilot.envs.rewards import level
 
 
 def test_on_a_quadratic_the_grid_reaches_the_optimum(quadratic):
@@ -19,6 +19,9 @@ def test_on_a_quadratic_the_grid_reaches_the_optimum(quadratic):
     best = level(np.array([0.9**100]), np.ones(1))[0]
     assert reference.final_level == pytest.approx(best, abs=0.02)
     assert reference.span > 3.5
+    # The whole curve of that configuration is kept, a level a decision.
+    assert len(reference.curve) == 5
+    assert list(reference.curve) == sorted(reference.curve, reverse=True)
 
 
 def test_the_number_of_rows_does_not_change_the_result(moons):

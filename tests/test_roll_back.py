@@ -13,16 +13,24 @@ from torch import nn
 
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import BoundsConfig, EnvConfig, GuardConfig, RewardConfig, StartConfig
+from trainpilot.envs.config import (
+    REWARD_NAMES,
+    ActionConfig,
+    BoundsConfig,
+    EnvConfig,
+    GuardConfig,
+    RewardConfig,
+    StartConfig,
+)
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.interventions import Reason
+from trainpilot.envs.levels import level
 from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.reference import measure_reference
-from trainpilot.envs.rewards import TaskReference, level
-from trainpilot.envs.roll_back import LastGood
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.worker import Worker
-from trainpilot.inner_tasks import TensorTask
+from trainpilot.inner_tasks import TensorTask, TrainpilotError, families
 
 #: On a bowl of curvature 1, SGD with rate 5 moves the point four times as far at every step.
 WILD, CALM, STILL = 5.0, 0.1, 1e-5
@@ -136,13 +144,13 @@ def test_other_runs_do_not_notice(quadratic):
 
 
 @pytest.mark.parametrize("n_provocations", [1, 2, 3])
-@pytest.mark.parametrize("area_weight", [0.0, 1.0])
-def test_provoking_the_guard_costs_its_penalty_beside_the_time(
-    quadratic, n_provocations, area_weight
-):
+@pytest.mark.parametrize("name", REWARD_NAMES)
+def test_provoking_the_guard_costs_its_penalty_beside_the_time(quadratic, n_provocations, name):
     settings = config(penalty=0.2)
-    settings.reward = RewardConfig(area_weight=area_weight)
+    settings.reward = RewardConfig(name=name)
     provoked, idle = started(quadratic, settings=settings), started(quadratic, settings=settings)
+    for runs in (provoked, idle):
+        runs.set_reference(TaskReference((-0.5, -1.0, -1.5)))
     rates = [CALM] * 3 + [WILD] * n_provocations + [CALM] * (5 - n_provocations)
     returns = np.zeros(2)
     for rate in rates:
@@ -212,7 +220,8 @@ def test_with_ends_instead_nothing_is_kept(quadratic):
     assert outcome.interventions.texts(outcome.hyperparameters.learning_rate)[0].startswith(
         "ended: valid loss is "
     )
-    assert runs._last_good is None
+    with pytest.raises(TrainpilotError, match="needs a state that keep"):
+        runs.engine.restore(np.ones(1, dtype=bool))
 
 
 def batchnorm_task():
@@ -240,13 +249,14 @@ def test_all_that_a_run_carries_comes_back():
     runs = InnerRuns(batchnorm_task(), 3, settings)
     runs.reset(range(3), range(3))
     runs.step(runs.hyperparameters)  # three micro-batches: one is accumulated
-    last_good = LastGood(runs.engine)
+    every = np.ones(3, dtype=bool)
+    runs.engine.keep(every)
     kept = [values.clone() for values in runs.engine.carried()]
     # Weights, 3 buffers of BatchNorm, accumulated gradients, two counts, the mean's norm.
     assert len(kept) >= 1 + 1 + 3 + 1 + 2 + 1
-    runs.step(runs.hyperparameters)
+    runs.engine.advance(runs.hyperparameters, 3)
     moved = [values.clone() for values in runs.engine.carried()]
-    last_good.restore(np.array([True, False, True]))
+    runs.engine.restore(np.array([True, False, True]))
     changed = 0
     for before, between, now in zip(kept, moved, runs.engine.carried(), strict=True):
         torch.testing.assert_close(now[[0, 2]], before[[0, 2]], rtol=0, atol=0)
@@ -254,12 +264,28 @@ def test_all_that_a_run_carries_comes_back():
         changed += bool((before != between).any())
     assert changed == len(kept)  # each of them was put back, none was merely still
     assert runs.engine.position.tolist() == [6, 6, 6]
-    last_good.keep(np.array([False, True, False]))
-    runs.step(runs.hyperparameters)
-    last_good.restore(np.ones(3, dtype=bool))
+    runs.engine.keep(np.array([False, True, False]))
+    runs.engine.advance(runs.hyperparameters, 3)
+    runs.engine.restore(every)
     for before, between, now in zip(kept, moved, runs.engine.carried(), strict=True):
         torch.testing.assert_close(now[[0, 2]], before[[0, 2]], rtol=0, atol=0)
         torch.testing.assert_close(now[1], between[1], rtol=0, atol=0)
+
+
+def test_rows_of_a_family_are_rolled_back_each_on_its_own_task():
+    settings = EnvConfig(decisions=4, micro_batches_per_decision=4, optimizers=["sgd"])
+    settings.start, settings.actions = StartConfig(["sgd"]), ActionConfig(optimizers=["sgd"])
+    runs = InnerRuns(families.teachers(), 3, settings)
+    runs.reset(range(3), range(3))
+    good = step(runs, 1e-3, 1e-3, 1e-3)
+    outcome = step(runs, 1e-3, 1e9, 1e-3)
+    assert outcome.interventions.rolled_back.tolist() == [False, True, False]
+    changed = outcome.outer_valid.loss != good.outer_valid.loss
+    assert changed.tolist() == [True, False, True]
+    # A row that begins on another task forgets what was kept of the one before.
+    runs.reset([1], [77])
+    start = runs.engine.evaluate()[1].loss[1]
+    assert step(runs, 1e-3, 1e9, 1e-3).outer_valid.loss[1] == start
 
 
 def test_a_reference_is_what_no_roll_back_has_mended(quadratic):

@@ -77,8 +77,8 @@ def pool():
 def test_the_same_seeds_give_the_same_runs_to_the_last_bit(pool):
     alone = Worker(specs())
     assert [[s.n_rows for s in worker.specs] for worker in pool.workers] == [[4, 2], [4]]
-    assert pool.levels == alone.levels
-    assert set(alone.levels) == {"wide"}
+    assert pool.references == alone.references
+    assert set(alone.references) == {"wide"}
     for one, two in zip(trace(alone), trace(pool), strict=True):
         assert one.dtype == two.dtype
         np.testing.assert_array_equal(one, two)

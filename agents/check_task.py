@@ -1,0 +1,67 @@
+"""`trainpilot check-task`: does a task keep the contract, and how will it be trained?"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from trainpilot.agents.config import CheckTaskConfig
+from trainpilot.agents.hydra_app import run_app, typed
+from trainpilot.envs.engine import Engine
+from trainpilot.inner_tasks.catalogue import make_task
+from trainpilot.inner_tasks.check import check_inner_task, n_shared_with_train
+from trainpilot.inner_tasks.describing import describe_model, n_parameters
+
+
+def check_task(config: CheckTaskConfig) -> str:
+    """Check a task.
+
+    Returns:
+        What was found, a line for each thing.
+
+    Raises:
+        TrainpilotError: naming the first rule that the task breaks.
+    """
+    config.env.validate()
+    task = make_task(config.task)
+    check_inner_task(task)
+    engine = Engine(
+        task,
+        1,
+        n_micro_batches=1,
+        evaluation_size=config.env.evaluation_size,
+        optimizers=config.env.optimizers,
+        compiled=config.env.compiled,
+        mixed_precision=config.env.mixed_precision,
+        device=config.env.device,
+    )
+    valid, _ = engine.evaluate()
+    model = task.make_model()
+    sizes = ", ".join(
+        f"{name} {len(part.inputs):,}" for name, part in task.splits._asdict().items()
+    )
+    shared = n_shared_with_train(task.splits)
+    example = tuple(task.splits.train.inputs.shape[1:])
+    return "\n".join(
+        [
+            f"{task.name} keeps the contract of an inner task",
+            f"data        {task.dataset} ({task.modality}), examples of shape {example}",
+            f"splits      {sizes}; micro-batches of {task.micro_batch_size}",
+            f"in train    {', '.join(f'{count:,} of {name}' for name, count in shared.items())}",
+            f"model       {describe_model(model)}, {n_parameters(model):,} parameters",
+            f"valid loss  {valid.loss[0]:.4f} at the initial weights",
+            f"engine      {engine.report}",
+        ]
+    )
+
+
+def _job(config: DictConfig) -> None:
+    print(check_task(typed(config, CheckTaskConfig)))
+
+
+def main() -> None:
+    """The command."""
+    run_app("check-task", _job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""What each feature, action, reward and the guard contribute: meta-training with and without.
+
+    python benchmarks/ablations.py [--only features actions ...] [--seeds 3] [--decisions 96000]
+
+Every variant is meta-trained with the same budget and several seeds, then evaluated on
+`meta_valid`.
+What has been measured is kept in the file of results after every policy and not measured again,
+so that the command may be interrupted at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from statistics import geometric_mean, mean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from trainpilot.agents.files import read_json, write_json
+from trainpilot.envs.observation import FEATURE_NAMES
+
+#: Features that say one thing together.
+FEATURE_GROUPS = {
+    "time": ["has_budget", "progress", "age"],
+    "train loss": [name for name in FEATURE_NAMES if name.startswith("train_")],
+    "gradients": [
+        "gradient_norm", "gradient_noise", "gradient_momentum_cosine",
+        "gradient_parameter_cosine", "gradient_update_cosine", "gradient_signal",
+    ],
+    "size of the update": ["relative_update"],
+    "validation loss": [
+        "has_valid", "generalisation_gap", "valid_loss", "valid_improvement", "valid_regret",
+    ],
+    "accuracy": ["has_accuracy", "valid_accuracy"],
+    "learning rate": ["learning_rate", "learning_rate_change", "learning_rate_step"],
+    "optimizer": [name for name in FEATURE_NAMES if name.startswith("optimizer_")]
+    + ["since_switch"],
+}  # fmt: skip
+
+_RATE = "env.actions.learning_rate=[0.35,0.7,1.0,1.4,2.8]"
+_NO_SWITCH = "env.actions.optimizers=[]"
+_STEPS = "[0.5,1.0,2.0]"
+_ALL_ACTIONS = [
+    f"env.actions.weight_decay={_STEPS}", f"env.actions.momentum={_STEPS}",
+    f"env.actions.gradient_clip={_STEPS}", f"env.actions.batch_size={_STEPS}",
+    "env.bounds.batch_size_high=8",
+]  # fmt: skip
+
+
+def _hidden(names: list[str]) -> list[str]:
+    return [f"env.observation.hidden=[{','.join(names)}]"]
+
+
+#: Overrides of each variant, by study.
+STUDIES: dict[str, dict[str, list[str]]] = {
+    "features": {
+        "all": [],
+        **{f"without {group}": _hidden(names) for group, names in FEATURE_GROUPS.items()},
+        "none but time": _hidden([n for n in FEATURE_NAMES if n not in FEATURE_GROUPS["time"]]),
+        "nothing dropped in training": [
+            f"env.observation.drop_{signal}=0" for signal in ("budget", "valid", "accuracy")
+        ],
+    },
+    "single_features": {f"without {name}": _hidden([name]) for name in FEATURE_NAMES},
+    "actions": {
+        "rate and optimizer": [],
+        "rate": [_NO_SWITCH],
+        "optimizer": ["env.actions.learning_rate=[]"],
+        "rate and weight decay": [_NO_SWITCH, _ALL_ACTIONS[0]],
+        "rate and momentum": [_NO_SWITCH, _ALL_ACTIONS[1]],
+        "rate and gradient clip": [_NO_SWITCH, _ALL_ACTIONS[2]],
+        "rate and batch size": [_NO_SWITCH, *_ALL_ACTIONS[3:]],
+        "all": _ALL_ACTIONS,
+    },
+    "rewards": {
+        name: [f"env.reward.name={name}"]
+        for name in ("log_improvement", "area_under_curve", "time_to_target", "over_reference")
+    },
+    "guard": {
+        "ends what diverges": [],
+        "rolls back": ["env.guard.on_divergence=roll_back"],
+        "ends the hopeless": ["env.guard.hopeless_share=0.3", "env.guard.hopeless_after=0.2"],
+    },
+}
+
+
+def overrides_for_evaluation(overrides: list[str]) -> list[str]:
+    """Those without which a policy cannot be evaluated."""
+    return [each for each in overrides if each.startswith("env.bounds")]
+
+
+def measure(overrides: list[str], seed: int, decisions: int, rows: int) -> dict[str, Any]:
+    """Meta-train a policy and evaluate it on `meta_valid`."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        log = _run(
+            "train", f"seed={seed}", f"agent.total_decisions={decisions}",
+            f"agent.runs_per_task={rows}", "env.compiled=null",
+            f"hydra.run.dir={folder}/train", *overrides,
+        )  # fmt: skip
+        trained = time.monotonic() - started
+        _run(
+            "evaluate", f"policy={folder}/train/policy.safetensors", "suite=meta_valid",
+            "n_seeds=5", "controller=[policy,adam]", f"hydra.run.dir={folder}/evaluate",
+            *overrides_for_evaluation(overrides),
+        )  # fmt: skip
+        results = read_json(Path(folder) / "evaluate" / "results.json")
+    runs = {(r["task"], r["seed"], r["controller"]): r for r in results["runs"]}
+    ratios = [
+        run["final_outer_valid_loss"] / runs[task, number, "adam"]["final_outer_valid_loss"]
+        for (task, number, controller), run in runs.items()
+        if controller == "policy"
+    ]
+    speedup = results["summary"]["policy"]["speedup"]["adam_default"]
+    return {
+        "speedup": speedup["geomean"],
+        "reached": speedup["reached"],
+        # A loss may be all but zero in both.
+        "final_loss_over_adam": geometric_mean([min(max(r, 1e-2), 1e2) for r in ratios]),
+        "diverged": results["summary"]["policy"]["divergence_rate"],
+        "by_task": {
+            task: values["speedup"]
+            for task, values in results["summary"]["policy"]["tasks"].items()
+        },
+        "training_seconds": trained,
+        "log": log.strip().splitlines()[-1],
+    }
+
+
+def _run(verb: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", f"trainpilot.agents.{verb}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def main() -> None:
+    """Measure what is asked for and has not been measured, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", nargs="+", choices=list(STUDIES), default=list(STUDIES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--decisions", type=int, default=96_000, help="of each meta-training")
+    parser.add_argument("--rows", type=int, default=8, help="inner runs of each task")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    default = Path(__file__).parent / "results" / "ablations.json"
+    parser.add_argument("--out", type=Path, default=default)
+    arguments = parser.parse_args()
+    setting = {"decisions": arguments.decisions, "rows": arguments.rows}
+    kept = read_json(arguments.out) if arguments.out.is_file() else {"setting": setting}
+    if kept["setting"] != setting:
+        parser.error(f"{arguments.out} holds results of {kept['setting']}, not of {setting}")
+    # By the overrides: what two studies have in common is measured once.
+    policies: dict[str, Any] = kept.setdefault("policies", {})
+    jobs = {
+        _key(overrides, seed): (overrides, seed)
+        for seed in range(arguments.seeds)
+        for study in arguments.only
+        for overrides in STUDIES[study].values()
+    }
+    wanted = {key: job for key, job in jobs.items() if key not in policies}
+    started = time.monotonic()
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        running = {
+            pool.submit(measure, *job, arguments.decisions, arguments.rows): key
+            for key, job in wanted.items()
+        }
+        try:
+            for done, future in enumerate(as_completed(running), 1):
+                policies[running[future]] = future.result()
+                write_json(arguments.out, kept)
+                left = (time.monotonic() - started) / done * (len(wanted) - done)
+                print(f"{done}/{len(wanted)}, {left / 60:.0f} minutes left", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for study in arguments.only:
+        _print(study, policies, arguments.seeds)
+
+
+def _key(overrides: list[str], seed: int) -> str:
+    return json.dumps([*overrides, f"seed={seed}"])
+
+
+def _print(study: str, policies: dict[str, Any], n_seeds: int) -> None:
+    table = Table(title=f"{study}: meta_valid, {n_seeds} policies each")
+    for heading in ("variant", "speed-up", "each", "final loss over Adam's", "reached"):
+        table.add_column(heading)
+    for variant, overrides in STUDIES[study].items():
+        measured = [policies[_key(overrides, seed)] for seed in range(n_seeds)]
+        speedups = [each["speedup"] for each in measured]
+        spread = f" ± {stdev(speedups):.2f}" if n_seeds > 1 else ""
+        table.add_row(
+            variant,
+            f"{geometric_mean(speedups):.2f}{spread}",
+            " ".join(f"{value:.2f}" for value in speedups),
+            f"{geometric_mean([each['final_loss_over_adam'] for each in measured]):.2f}",
+            f"{mean(each['reached'] for each in measured):.0%}",
+        )
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The engine of a family: every run trains a task of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainpilot.envs.engine import Engine
+from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
+from trainpilot.envs.signals import Evaluation, Signals
+from trainpilot.inner_tasks.family import TaskFamily
+
+#: Apart from what else is drawn from a run's seed.
+_STREAM = 2
+
+
+class FamilyEngine:
+    """Advances `n_runs` inner runs of tasks of a family; the seed of a run draws its task.
+
+    What an environment asks of `trainpilot.envs.engine.Engine`, row by row: each run has an
+    engine of one row. An engine that is no longer in use waits for the next run of its task, so
+    that a task is made once.
+
+    Args:
+        family: of the tasks.
+        n_runs: how many runs, at least 1.
+        settings: further arguments of `Engine`.
+
+    Raises:
+        TrainpilotError: as `Engine`.
+
+    Attributes:
+        report: how the runs of the first task are trained, and why so.
+        numbers: of each row's task in the family, `(n_runs,)`.
+    """
+
+    def __init__(self, family: TaskFamily, n_runs: int, **settings: Any) -> None:
+        self.family = family
+        self.n_runs = n_runs
+        self._settings = settings
+        self._idle: dict[int, list[Engine]] = defaultdict(list)
+        self.numbers: IntArray = np.arange(n_runs) % family.n_tasks
+        self._engines = [self._take(int(number)) for number in self.numbers]
+        self.report = self._engines[0].report
+        self.evaluate()
+
+    def _take(self, number: int) -> Engine:
+        idle = self._idle[number]
+        return idle.pop() if idle else Engine(self.family.task(number), 1, **self._settings)
+
+    @property
+    def task_names(self) -> list[str]:
+        """Name of each row's task, `n_runs` of them."""
+        return [engine.task.name for engine in self._engines]
+
+    @property
+    def position(self) -> IntArray:
+        """Micro-batches that each run has processed, `(n_runs,)`."""
+        return np.concatenate([engine.position for engine in self._engines])
+
+    @property
+    def budgets(self) -> IntArray:
+        """Micro-batches that each run may process, `(n_runs,)`."""
+        return np.concatenate([engine.budgets for engine in self._engines])
+
+    def reset(
+        self, rows: Sequence[int], seeds: Sequence[int], budgets: Sequence[int] | None = None
+    ) -> None:
+        """Start runs anew in the given rows, each on the task that its seed draws.
+
+        Args:
+            rows: which rows.
+            seeds: a seed for each of these rows: it draws the run's task, and is the seed of
+                the run.
+            budgets: micro-batches of each of these rows (default: the longest there is).
+        """
+        for place, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+            number = int(np.random.default_rng([seed, _STREAM]).integers(self.family.n_tasks))
+            if number != self.numbers[row]:
+                self._idle[int(self.numbers[row])].append(self._engines[row])
+                self._engines[row] = self._take(number)
+                self.numbers[row] = number
+            own = None if budgets is None else [budgets[place]]
+            self._engines[row].reset([0], [seed], own)
+
+    def advance(self, hyperparameters: Hyperparameters, n_micro_batches: int) -> Signals:
+        """Train every run on its next micro-batches.
+
+        Args:
+            hyperparameters: of every run, `(n_runs,)` each.
+            n_micro_batches: how many; no run may pass its budget.
+
+        Returns:
+            The signals of these micro-batches, `(n_runs, n_micro_batches)` each.
+
+        Raises:
+            TrainpilotError: as `Engine.advance`.
+        """
+        parts = [
+            engine.advance(hyperparameters.rows(slice(row, row + 1)), n_micro_batches)
+            for row, engine in enumerate(self._engines)
+        ]
+        return Signals(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def keep(self, rows: NDArray[np.bool_]) -> None:
+        """Keep what the runs of these rows carry now, as `Engine.keep`."""
+        for row in np.flatnonzero(rows):
+            self._engines[row].keep(np.ones(1, dtype=bool))
+
+    def restore(self, rows: NDArray[np.bool_]) -> None:
+        """Give these rows what was kept, as `Engine.restore`."""
+        for row in np.flatnonzero(rows):
+            self._engines[row].restore(np.ones(1, dtype=bool))
+
+    def evaluate(self, rows: Sequence[int] | None = None) -> tuple[Evaluation, Evaluation]:
+        """Evaluate every run on the observed parts of its task's `valid` and `outer_valid`.
+
+        Args:
+            rows: only these need to be evaluated anew since the last time (default: all).
+        """
+        if rows is None:
+            self._evaluated = [engine.evaluate() for engine in self._engines]
+        else:
+            for row in rows:
+                self._evaluated[row] = self._engines[row].evaluate()
+        valid, outer_valid = (
+            _joined([pair[which] for pair in self._evaluated]) for which in range(2)
+        )
+        return valid, outer_valid
+
+
+def _joined(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Those of one run each as one; NaN where a run has no metric of a name."""
+    names = sorted({name for each in evaluations for name in each.metrics})
+
+    def column(name: str) -> FloatArray:
+        missing = np.full(1, np.nan)
+        return np.concatenate([each.metrics.get(name, missing) for each in evaluations])
+
+    return Evaluation(
+        np.concatenate([each.loss for each in evaluations]), {name: column(name) for name in names}
+    )

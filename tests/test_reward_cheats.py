@@ -1,0 +1,269 @@
+"""No reward can be cheated: none of these tricks earns more than training honestly does."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from trainpilot.envs.config import (
+    REWARD_NAMES,
+    BoundsConfig,
+    EnvConfig,
+    GuardConfig,
+    RewardConfig,
+)
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.levels import HIGHEST_LEVEL, LOWEST_LEVEL, START_LEVEL, level
+from trainpilot.envs.optimizers import optimizer_index
+from trainpilot.envs.reference import measure_reference
+from trainpilot.envs.task_reference import TaskReference
+from trainpilot.inner_tasks import TensorTask
+
+every_reward = pytest.mark.parametrize("name", REWARD_NAMES)
+
+DECISIONS = 12
+#: A good constant rate, and one that ruins what was learned.
+GOOD, RUINOUS, NONE = 3e-2, 10.0, 1e-7
+
+
+def schedule(decision):
+    """A cosine from twice the good rate."""
+    return GOOD * (1 + np.cos(np.pi * decision / DECISIONS))
+
+
+# A controller says, for a decision and whether the run has been at its target, what of the
+# hyperparameters is other than Adam at the good rate.
+HONEST = {
+    "constant": lambda decision, arrived: {},
+    "decaying": lambda decision, arrived: {"learning_rate": schedule(decision)},
+}
+CHEATS = {
+    "oscillating": lambda decision, arrived: {"learning_rate": (RUINOUS, GOOD)[decision % 2]},
+    "oscillating late": lambda decision, arrived: {
+        "learning_rate": RUINOUS if decision > 6 and decision % 2 else GOOD
+    },
+    "never training": lambda decision, arrived: {"learning_rate": NONE},
+    "blowing up and recovering": lambda decision, arrived: {
+        "learning_rate": RUINOUS if decision < 2 else GOOD
+    },
+    "shrinking the batch": lambda decision, arrived: {"batch_size": 8 if decision < 6 else 1},
+    "growing the batch": lambda decision, arrived: {"batch_size": 1 if decision < 6 else 8},
+    "largest batch": lambda decision, arrived: {"batch_size": 8},
+    "decaying weights away": lambda decision, arrived: {"weight_decay": 10.0},
+    "diverging at once": lambda decision, arrived: {"learning_rate": 1e6},
+    "diverging in the middle": lambda decision, arrived: {
+        "learning_rate": 1e6 if decision >= 6 else GOOD
+    },
+    "diverging at the end": lambda decision, arrived: {
+        "learning_rate": 1e6 if decision == DECISIONS - 1 else GOOD
+    },
+    "touching the target once": lambda decision, arrived: {
+        "learning_rate": RUINOUS if arrived else schedule(decision)
+    },
+    "switching back and forth": lambda decision, arrived: {
+        "optimizer": optimizer_index(("adam", "rmsprop")[decision % 2])
+    },
+    "switching to sgd and back": lambda decision, arrived: {
+        "optimizer": optimizer_index(("adam", "sgd")[decision % 2]),
+        "learning_rate": (GOOD, 30 * GOOD)[decision % 2],
+    },
+}
+
+
+def task():
+    """Two classes on either side of a plane, 1,000 examples, an MLP with 114 parameters."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1000, 8, generator=generator)
+    return TensorTask(
+        "halves",
+        model=lambda: nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2)),
+        inputs=inputs,
+        targets=(inputs.sum(1) > 0).long(),
+        micro_batch_size=20,
+    )
+
+
+def configuration(name="log_improvement", **guard):
+    return EnvConfig(
+        decisions=DECISIONS,
+        micro_batches_per_decision=10,
+        evaluation_size=1000,
+        bounds=BoundsConfig(learning_rate_high=1e6, weight_decay_high=10.0, batch_size_high=8),
+        reward=RewardConfig(name),
+        guard=GuardConfig(**{"on_divergence": "end"} | guard),
+    )
+
+
+class Played(NamedTuple):
+    """What came of a run: its return, how it ended, and whether it was at its target once."""
+
+    earned: float
+    end: str
+    arrived: bool
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return measure_reference(InnerRuns(task(), 14, configuration()))
+
+
+def play(runs, controllers, seed=100):
+    """Each controller's return and how its run ended, side by side on the same seed."""
+    rows = range(runs.n_runs)
+    starts = [Hyperparameters.full(1, learning_rate=GOOD)] * runs.n_runs
+    runs.reset(rows, [seed] * runs.n_runs, starts)
+    start_loss = runs.engine.evaluate()[1].loss
+    earned, arrived = np.zeros(runs.n_runs), np.zeros(runs.n_runs, dtype=bool)
+    ends = [""] * runs.n_runs
+    for decision in range(runs.config.decisions):
+        asked = Hyperparameters.full(runs.n_runs, learning_rate=GOOD)
+        for row, controller in zip(rows, controllers.values(), strict=True):
+            for name, value in controller(decision, arrived[row]).items():
+                getattr(asked, name)[row] = value
+        outcome = runs.step(asked)
+        levels = level(outcome.outer_valid.loss, start_loss)
+        for row in rows:
+            if ends[row]:
+                continue
+            earned[row] += outcome.reward[row]
+            arrived[row] |= levels[row] <= runs.references.final_level[row]
+            if outcome.terminated[row]:
+                ends[row] = "hopeless" if outcome.hopeless[row] else "diverged"
+        # Rows that have ended must start anew; what they do then does not count.
+        ended = np.flatnonzero(outcome.terminated).tolist()
+        runs.reset(ended, [seed] * len(ended), starts[: len(ended)])
+    return {
+        name: Played(earned[row], ends[row] or "truncated", arrived[row])
+        for row, name in enumerate(controllers)
+    }
+
+
+@every_reward
+@pytest.mark.parametrize(
+    "guard",
+    [{}, {"hopeless_share": 0.3, "hopeless_after": 0.2}, {"on_divergence": "roll_back"}],
+)
+def test_no_trick_earns_more_than_honest_training(reference, name, guard):
+    controllers = HONEST | CHEATS
+    runs = InnerRuns(task(), len(controllers), configuration(name, **guard), reference)
+    played = play(runs, controllers)
+    # The tricks are what they are called: otherwise nothing would be shown.
+    assert all(played[honest].arrived for honest in HONEST)
+    assert played["touching the target once"].arrived
+    for cheat in CHEATS:
+        # Rolled back, a run that diverges goes on, and may be ended later.
+        if cheat.startswith("diverging") and "on_divergence" not in guard:
+            assert played[cheat].end == "diverged", cheat
+        elif not cheat.startswith("diverging"):
+            assert played[cheat].end != "diverged", cheat
+    assert (played["never training"].end == "hopeless") == ("hopeless_share" in guard)
+    honest = min(played[honest].earned for honest in HONEST)
+    paid = {cheat: played[cheat].earned for cheat in CHEATS if played[cheat].earned >= honest}
+    assert paid == {}
+
+
+@every_reward
+def test_the_batch_size_as_such_earns_nothing(reference, name):
+    controllers = {
+        str(size): lambda decision, arrived, size=size: {
+            "learning_rate": 0.0,
+            "batch_size": size,
+        }
+        for size in (1, 3, 8)
+    }
+    config = configuration(name)
+    config.bounds.learning_rate_low = 1e-30
+    earned = [
+        row.earned for row in play(InnerRuns(task(), 3, config, reference), controllers).values()
+    ]
+    np.testing.assert_allclose(earned, earned[0], rtol=1e-6)
+
+
+@every_reward
+def test_fitting_valid_by_decay_earns_less_than_training(bowls, name):
+    # `valid` is best at 0, where weight decay leads; `outer_valid` where training leads.
+    played_on = bowls(train=(1.0, -2.0), valid=(0.0, 0.0), outer_valid=(1.0, -2.0))
+    runs = InnerRuns(played_on, 2, configuration(name), TaskReference((-1.0, -2.0)))
+    controllers = {
+        "honest": lambda decision, arrived: {"learning_rate": 0.1},
+        "fitting valid": lambda decision, arrived: {"learning_rate": 0.1, "weight_decay": 5.0},
+    }
+    played = play(runs, controllers)
+    valid, outer_valid = runs.engine.evaluate()
+    assert valid.loss[1] < valid.loss[0]
+    assert outer_valid.loss[1] > outer_valid.loss[0]
+    assert played["fitting valid"].earned < played["honest"].earned
+
+
+@every_reward
+def test_where_training_fits_valid_and_ruins_outer_valid_it_earns_less_than_nothing_done(
+    bowls, name
+):
+    played_on = bowls(train=(-1.0, 2.0), valid=(-1.0, 2.0), outer_valid=(4.0, -3.0))
+    runs = InnerRuns(played_on, 2, configuration(name), TaskReference((-0.5, -1.0)))
+    controllers = {
+        "never training": CHEATS["never training"],
+        "fitting valid": lambda decision, arrived: {"learning_rate": 0.1},
+    }
+    played = play(runs, controllers)
+    assert runs.engine.evaluate()[0].loss[1] < 0.1
+    assert played["fitting valid"].earned < played["never training"].earned
+
+
+levels = st.floats(LOWEST_LEVEL, HIGHEST_LEVEL)
+curves = st.lists(levels, min_size=DECISIONS, max_size=DECISIONS)
+references = st.lists(levels, min_size=1, max_size=6).map(lambda c: TaskReference(tuple(c)))
+configs = st.sampled_from(REWARD_NAMES).map(RewardConfig)
+
+
+@given(configs, curves, references)
+def test_blowing_up_and_recovering_never_pays(rewards_of, config, curve, reference):
+    calm = [min(value, START_LEVEL) for value in curve[:-1]] + curve[-1:]
+    blown = rewards_of(config, curve, reference).sum()
+    assert blown <= rewards_of(config, calm, reference).sum() + 1e-7
+
+
+@given(configs, levels, levels, references)
+def test_oscillating_never_pays(rewards_of, config, one, other, reference):
+    best = rewards_of(config, [min(one, other)] * DECISIONS, reference).sum()
+    for first, second in ((one, other), (other, one)):
+        swinging = rewards_of(config, [first, second] * (DECISIONS // 2), reference).sum()
+        assert swinging <= best + 1e-7
+
+
+@given(configs, curves, references, st.integers(0, DECISIONS - 1))
+def test_diverging_never_pays(rewards_of, config, curve, reference, when):
+    ended = rewards_of(config, curve, reference, diverged_at=when).sum()
+    assert ended <= rewards_of(config, curve, reference).sum() + 1e-7
+
+
+@given(configs, curves, references, st.integers(0, DECISIONS - 1))
+def test_being_given_up_earns_at_most_what_staying_there_would(
+    rewards_of, config, curve, reference, when
+):
+    stayed = rewards_of(
+        config, curve[: when + 1] + [curve[when]] * (DECISIONS - when - 1), reference
+    ).sum()
+    ended = rewards_of(config, curve, reference, hopeless_at=when).sum()
+    if config.name == "time_to_target":  # a run that was ended is not at its target
+        assert ended <= stayed + 1e-7
+    else:
+        assert ended == pytest.approx(stayed, abs=1e-7)
+
+
+@given(references, st.integers(0, DECISIONS - 1))
+def test_touching_the_target_saves_the_decisions_there_and_no_more(rewards_of, reference, when):
+    config = RewardConfig("time_to_target", shaping=0.0)
+    never = [HIGHEST_LEVEL] * DECISIONS
+    touched = [
+        START_LEVEL - reference.span if d == when else HIGHEST_LEVEL for d in range(DECISIONS)
+    ]
+    difference = rewards_of(config, touched, reference).sum()
+    assert difference - rewards_of(config, never, reference).sum() == pytest.approx(1 / DECISIONS)
