@@ -76,6 +76,7 @@ def _measure(run: Run, reference: Run) -> dict[str, Any]:
         "controller": run.controller,
         "seed": run.seed,
         "diverged": run.diverged,
+        "roll_backs": run.roll_backs,
         "target": target,
         "reached": needed <= run.budget,
         "samples_to_target": needed,
@@ -113,6 +114,7 @@ def _summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
             }
         },
         "divergence_rate": fmean(row["diverged"] for row in rows),
+        "roll_backs": fmean(row["roll_backs"] for row in rows),
         "tasks": tasks,
     }
 

@@ -18,6 +18,9 @@ class View(NamedTuple):
         valid_loss: on the observed part of `valid`, `(n_runs,)`.
         decision: number of this decision, from 0; the same for all runs.
         decisions: decisions in the budget.
+        guard_scale: what the guard has multiplied the learning rate by in all, `(n_runs,)`;
+            `hyperparameters` show it. A controller that does not start from those must heed
+            it, or repeats what the guard has just undone (default: 1, nothing).
     """
 
     observation: Observation
@@ -25,6 +28,7 @@ class View(NamedTuple):
     valid_loss: FloatArray
     decision: int
     decisions: int
+    guard_scale: FloatArray | float = 1.0
 
 
 class Explanation(NamedTuple):

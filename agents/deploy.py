@@ -54,6 +54,7 @@ def deploy(config: DeployConfig) -> None:
             "controller": run.controller,
             "seed": run.seed,
             "samples": run.samples[-1],
+            "roll_backs": run.roll_backs,
             "final_valid_loss": run.valid_loss[-1],
             "final_test_loss": run.test_loss,
             "test_metrics": run.test_metrics,
@@ -67,9 +68,11 @@ def _describe(run: Run) -> str:
     metrics = "".join(
         f", test {name.replace('_', ' ')} {value:.3f}" for name, value in run.test_metrics.items()
     )
+    # Worth a word only where it happened.
+    roll_backs = f", {run.roll_backs} roll-backs" if run.roll_backs else ""
     return (
         f"{run.task} under {run.controller}: {len(run.decisions)} decisions, "
-        f"{run.samples[-1]:,} samples, test loss {run.test_loss:.4f}{metrics}"
+        f"{run.samples[-1]:,} samples{roll_backs}, test loss {run.test_loss:.4f}{metrics}"
     )
 
 

@@ -56,8 +56,8 @@ class Constant:
         )
 
     def decide(self, view: View) -> Decision:
-        """The constants, the learning rate times this decision's factor."""
-        rate = self._fixed.learning_rate * self._multiplier(view)
+        """The constants, the learning rate times this decision's factor and the guard's."""
+        rate = self._fixed.learning_rate * self._multiplier(view) * view.guard_scale
         return Decision(replace(self._fixed, learning_rate=rate))
 
     def _multiplier(self, view: View) -> float | FloatArray:

@@ -181,6 +181,7 @@ class MetaTraining(BaseCallback):
         self._returns: dict[str, list[float]] = defaultdict(list)
         self._diverged: list[bool] = []
         self._hopeless: list[bool] = []
+        self._rolled_back: list[bool] = []
         self._note = ""
 
     def _on_rollout_start(self) -> None:
@@ -200,6 +201,7 @@ class MetaTraining(BaseCallback):
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
+            self._rolled_back.append(info["rolled_back"])
             if "episode" in info:
                 self._returns[info["task"]].append(info["episode"]["r"])
                 self._diverged.append(info["diverged"])
@@ -212,6 +214,7 @@ class MetaTraining(BaseCallback):
         self._seen = buffer.observations.reshape(-1, buffer.observations.shape[-1]).copy()
         for name, returns in self._returns.items():
             self.logger.record(f"return/{name}", float(np.mean(returns)))
+        self.logger.record("guard/roll_back_rate", float(np.mean(self._rolled_back)))
         if self._diverged:
             means = [float(np.mean(returns)) for returns in self._returns.values()]
             self.logger.record("return/mean_of_tasks", float(np.mean(means)))
@@ -221,6 +224,7 @@ class MetaTraining(BaseCallback):
         self._returns.clear()
         self._diverged.clear()
         self._hopeless.clear()
+        self._rolled_back.clear()
 
     def close(self) -> None:
         """Write the last checkpoint; a rollout that was not collected whole is not counted."""

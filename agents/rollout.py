@@ -32,6 +32,7 @@ class Run:
         outer_valid_loss: on the observed part of `outer_valid`, at each point.
         decisions: a record for each decision (`trainpilot.agents.records`).
         diverged: whether it ended early.
+        roll_backs: how often the guard rolled it back.
         test_loss: of the last weights; infinite if it diverged.
         test_metrics: likewise, by name; empty if it diverged.
     """
@@ -45,6 +46,7 @@ class Run:
     outer_valid_loss: list[float] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     diverged: bool = False
+    roll_backs: int = 0
     test_loss: float = float("inf")
     test_metrics: dict[str, float] = field(default_factory=dict)
 
@@ -112,6 +114,7 @@ def roll_out(
                 valid.loss[rows],
                 decision,
                 config.decisions,
+                inner.guard_scale[rows],
             )
             decided[name] = controllers[name].decide(view)
         observed = inner.observation
@@ -122,8 +125,9 @@ def roll_out(
         for name, rows in slices.items():
             _record(runs, rows, decided[name], observed, outcome, decision, samples)
         _extend(runs, samples, outcome.valid.loss, outcome.outer_valid.loss)
-        for run, ended in zip(runs, outcome.terminated, strict=True):
-            run.diverged |= bool(ended)
+        for row, run in enumerate(runs):
+            run.roll_backs += int(outcome.interventions.rolled_back[row])
+            run.diverged |= bool(outcome.terminated[row])
         on_decision()
         if all(run.diverged for run in runs):
             break
@@ -156,6 +160,7 @@ def _record(
     samples: int,
 ) -> None:
     """Add a record of this decision to the runs that go on."""
+    interventions = outcome.interventions.texts(outcome.hyperparameters.learning_rate)
     for own, row in enumerate(range(rows.start, rows.stop)):
         run = runs[row]
         if run.diverged:
@@ -180,6 +185,6 @@ def _record(
                 "train_loss": float(outcome.train_loss[row]),
                 "valid_loss": float(outcome.valid.loss[row]),
                 "outer_valid_loss": float(outcome.outer_valid.loss[row]),
-                "intervention": "ended: diverged" if outcome.terminated[row] else None,
+                "intervention": interventions[row],
             }
         )

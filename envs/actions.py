@@ -205,6 +205,7 @@ _CHANGES: dict[str, Callable[[Hyperparameters, NDArray[Any]], Hyperparameters]] 
 def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparameters:
     """Hyperparameters moved into their hard ranges; the learning rate in Adam's units."""
     scale = _SCALES[hyperparameters.optimizer]
+    clip_high = np.inf if bounds.gradient_clip_high is None else bounds.gradient_clip_high
     return replace(
         hyperparameters,
         learning_rate=np.clip(
@@ -212,8 +213,12 @@ def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparame
             bounds.learning_rate_low * scale,
             bounds.learning_rate_high * scale,
         ),
-        weight_decay=np.clip(hyperparameters.weight_decay, 0, bounds.weight_decay_high),
-        momentum=np.clip(hyperparameters.momentum, 0, bounds.momentum_high),
-        gradient_clip=np.maximum(hyperparameters.gradient_clip, bounds.gradient_clip_low),
-        batch_size=np.clip(hyperparameters.batch_size, 1, bounds.batch_size_high),
+        weight_decay=np.clip(
+            hyperparameters.weight_decay, bounds.weight_decay_low, bounds.weight_decay_high
+        ),
+        momentum=np.clip(hyperparameters.momentum, bounds.momentum_low, bounds.momentum_high),
+        gradient_clip=np.clip(hyperparameters.gradient_clip, bounds.gradient_clip_low, clip_high),
+        batch_size=np.clip(
+            hyperparameters.batch_size, bounds.batch_size_low, bounds.batch_size_high
+        ),
     )

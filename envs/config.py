@@ -90,19 +90,28 @@ class BoundsConfig:
 
     Attributes:
         learning_rate_low: in units of Adam's learning rate, > 0.
-        learning_rate_high: likewise.
-        weight_decay_high: the low bound is 0.
-        momentum_high: the low bound is 0; < 1.
-        gradient_clip_low: > 0; there is no high bound.
-        batch_size_high: in micro-batches, at least 1; the low bound is 1. Above 1, each
-            inner step costs a little more.
+        learning_rate_high: likewise, at least `learning_rate_low`.
+        weight_decay_low: >= 0.
+        weight_decay_high: at least `weight_decay_low`.
+        momentum_low: >= 0.
+        momentum_high: at least `momentum_low`, < 1.
+        gradient_clip_low: > 0.
+        gradient_clip_high: at least `gradient_clip_low`, and then gradients are always
+            clipped; null for no bound, so that clipping can be off.
+        batch_size_low: in micro-batches, at least 1.
+        batch_size_high: likewise, at least `batch_size_low`. Above 1, each inner step costs a
+            little more.
     """
 
     learning_rate_low: float = 1e-7
     learning_rate_high: float = 1.0
+    weight_decay_low: float = 0.0
     weight_decay_high: float = 1.0
+    momentum_low: float = 0.0
     momentum_high: float = 0.999
     gradient_clip_low: float = 1e-4
+    gradient_clip_high: float | None = None
+    batch_size_low: int = 1
     batch_size_high: int = 1
 
 
@@ -128,11 +137,24 @@ class RewardConfig:
 
 @dataclass
 class GuardConfig:
-    """When an inner run is ended before its budget is spent.
+    """When an inner run has gone wrong, and what is done about it.
+
+    It has diverged when anything is not finite, or exceeds its start as many times as said
+    here. The last three count only where they do so in every micro-batch of a decision: a run
+    may come back from a peak by itself.
 
     Attributes:
-        max_loss_ratio: it has diverged when its `valid` loss exceeds this many times its
-            start, or anything is not finite; > 1.
+        on_divergence: "roll_back" to the end of the last decision in which nothing exceeded
+            its limit even for once, or "end".
+        shrink: factor of the learning rate from the next decision on, at a roll-back, in
+            (0, 1).
+        max_roll_backs: in a run, at least 0; then it is ended.
+        penalty: of reward for each roll-back, >= 0, where 1 is the whole improvement that the
+            task's reference makes.
+        max_loss_ratio: of the `valid` loss to that of the initial weights, > 1.
+        max_train_loss_ratio: of the train loss to that of the first micro-batch, > 1.
+        max_gradient_ratio: of the gradient norm to that of the first micro-batch, > 1.
+        max_parameter_ratio: of the parameter norm to that of the initial weights, > 1.
         hopeless_share: it is hopeless when, after `hopeless_after` of its budget, it has made
             less than this share of the improvement that the task's reference had made by then,
             in [0, 1); 0 for never. Only where a reference is known.
@@ -140,7 +162,14 @@ class GuardConfig:
             what the reference reached in the same time.
     """
 
+    on_divergence: str = "roll_back"
+    shrink: float = 0.3
+    max_roll_backs: int = 3
+    penalty: float = 0.2
     max_loss_ratio: float = 100.0
+    max_train_loss_ratio: float = 100.0
+    max_gradient_ratio: float = 1e3
+    max_parameter_ratio: float = 1e4
     hopeless_share: float = 0.0
     hopeless_after: float = 0.5
 
@@ -168,7 +197,7 @@ class EnvConfig:
         actions: what a learned policy controls.
         bounds: hard ranges.
         reward: the reward.
-        guard: what ends a run early.
+        guard: what is done about a run that has gone wrong.
     """
 
     decisions: int = 30
@@ -211,31 +240,7 @@ class EnvConfig:
                 name,
             )
         bounds = self.bounds
-        require(
-            0 < bounds.learning_rate_low <= bounds.learning_rate_high,
-            "env.bounds must hold 0 < learning_rate_low <= learning_rate_high",
-            f"{bounds.learning_rate_low} and {bounds.learning_rate_high}",
-        )
-        require(
-            bounds.weight_decay_high >= 0,
-            "env.bounds.weight_decay_high must be at least 0",
-            bounds.weight_decay_high,
-        )
-        require(
-            0 <= bounds.momentum_high < 1,
-            "env.bounds.momentum_high must lie in [0, 1)",
-            bounds.momentum_high,
-        )
-        require(
-            bounds.gradient_clip_low > 0,
-            "env.bounds.gradient_clip_low must be above 0",
-            bounds.gradient_clip_low,
-        )
-        require(
-            bounds.batch_size_high >= 1,
-            "env.bounds.batch_size_high must be at least 1",
-            bounds.batch_size_high,
-        )
+        _validate_bounds(bounds)
         require(
             self.start.batch_size <= bounds.batch_size_high,
             f"env.start.batch_size must be at most env.bounds.batch_size_high, "
@@ -246,11 +251,7 @@ class EnvConfig:
             share = getattr(self.observation, name)
             require(0 <= share <= 1, f"env.observation.{name} must lie in [0, 1]", share)
         _validate_reward(self.reward)
-        ratio = self.guard.max_loss_ratio
-        require(ratio > 1, "env.guard.max_loss_ratio must be above 1", ratio)
-        share, after = self.guard.hopeless_share, self.guard.hopeless_after
-        require(0 <= share < 1, "env.guard.hopeless_share must lie in [0, 1)", share)
-        require(0 < after <= 1, "env.guard.hopeless_after must lie in (0, 1]", after)
+        _validate_guard(self.guard)
 
 
 def check_finite(config: Any, name: str) -> None:
@@ -318,3 +319,39 @@ def _validate_actions(actions: ActionConfig) -> None:
         "env.actions must leave at least one hyperparameter to control",
         "none",
     )
+
+
+def _validate_bounds(bounds: BoundsConfig) -> None:
+    smallest = {"weight_decay": 0.0, "momentum": 0.0, "batch_size": 1}
+    for name in FACTOR_HEADS:
+        low, high = getattr(bounds, f"{name}_low"), getattr(bounds, f"{name}_high")
+        if name in smallest:
+            least = smallest[name]
+            require(low >= least, f"env.bounds.{name}_low must be at least {least:g}", low)
+        else:
+            require(low > 0, f"env.bounds.{name}_low must be above 0", low)
+        require(
+            high is None or low <= high,
+            f"env.bounds must hold {name}_low <= {name}_high",
+            f"{low} and {high}",
+        )
+    momentum = bounds.momentum_high
+    require(momentum < 1, "env.bounds.momentum_high must be below 1", momentum)
+
+
+def _validate_guard(guard: GuardConfig) -> None:
+    require(
+        guard.on_divergence in ("end", "roll_back"),
+        "env.guard.on_divergence must be 'end' or 'roll_back'",
+        guard.on_divergence,
+    )
+    require(0 < guard.shrink < 1, "env.guard.shrink must lie in (0, 1)", guard.shrink)
+    for name in ("max_roll_backs", "penalty"):
+        value = getattr(guard, name)
+        require(value >= 0, f"env.guard.{name} must be at least 0", value)
+    for name in ("loss", "train_loss", "gradient", "parameter"):
+        ratio = getattr(guard, f"max_{name}_ratio")
+        require(ratio > 1, f"env.guard.max_{name}_ratio must be above 1", ratio)
+    share, after = guard.hopeless_share, guard.hopeless_after
+    require(0 <= share < 1, "env.guard.hopeless_share must lie in [0, 1)", share)
+    require(0 < after <= 1, "env.guard.hopeless_after must lie in (0, 1]", after)

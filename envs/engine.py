@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainpilot.envs.data_order import data_order
@@ -23,6 +24,7 @@ from trainpilot.envs.optimizers import (
     menu,
     moment_names,
 )
+from trainpilot.envs.roll_back import LastGood
 from trainpilot.envs.row_cost import row_cost
 from trainpilot.envs.schedule import STEP_SCALARS, Plan, Schedule, step_keys
 from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
@@ -119,6 +121,7 @@ class Engine:
         self._position = np.zeros(n_runs, dtype=np.int64)
         self._schedule = Schedule(n_runs)
         self._mean_square = np.zeros(n_runs)
+        self._last_good: LastGood | None = None
         setting = Setting(
             task, self._model, self._menu, tile, observed, self._device, mixed_precision
         )
@@ -286,6 +289,41 @@ class Engine:
         scalars = np.pad(plan.scalars, [*padding, (0, 0)])
         keys = np.pad(step_keys(self._seeds, self._position, n_steps), padding)
         return Orders(indices, scalars, keys), plan
+
+    def carried(self) -> list[Tensor]:
+        """What runs carry from one inner step to the next, `(n_runs, ...)` each.
+
+        Weights, moments, accumulated gradients, buffers, counts of updates and the mean
+        gradient's norm; not the place in the data and in the budget. Writing to these tensors
+        changes the runs; the next step may replace them.
+        """
+        state = self._state.rows(slice(self.n_runs))
+        return [
+            state.parameters,
+            *state.moments,
+            *([] if state.accumulated is None else [state.accumulated]),
+            *state.buffers.values(),
+            *(torch.from_numpy(counts) for counts in (*self._schedule.counts, self._mean_square)),
+        ]
+
+    def keep(self, rows: NDArray[np.bool_]) -> None:
+        """Keep what the runs of these rows, `(n_runs,)`, carry now, for `restore`.
+
+        From the first time on, the state of all runs takes twice the memory.
+        """
+        if self._last_good is None:
+            self._last_good = LastGood(self.carried())
+        self._last_good.keep(self.carried(), rows)
+
+    def restore(self, rows: NDArray[np.bool_]) -> None:
+        """Give these rows, `(n_runs,)`, what was kept; place and budget go on.
+
+        Raises:
+            TrainpilotError: if nothing was kept yet.
+        """
+        if self._last_good is None:
+            raise TrainpilotError("restore needs a state that keep() has kept; given: none")
+        self._last_good.restore(self.carried(), rows)
 
     def evaluate(self, rows: Sequence[int] | None = None) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`.

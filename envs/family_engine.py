@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
@@ -112,6 +113,16 @@ class FamilyEngine:
             for row, engine in enumerate(self._engines)
         ]
         return Signals(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def keep(self, rows: NDArray[np.bool_]) -> None:
+        """Keep what the runs of these rows carry now, as `Engine.keep`."""
+        for row in np.flatnonzero(rows):
+            self._engines[row].keep(np.ones(1, dtype=bool))
+
+    def restore(self, rows: NDArray[np.bool_]) -> None:
+        """Give these rows what was kept, as `Engine.restore`."""
+        for row in np.flatnonzero(rows):
+            self._engines[row].restore(np.ones(1, dtype=bool))
 
     def evaluate(self, rows: Sequence[int] | None = None) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of its task's `valid` and `outer_valid`.

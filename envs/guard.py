@@ -2,40 +2,131 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from trainpilot.envs.config import GuardConfig
-from trainpilot.envs.hyperparameters import FloatArray
+from trainpilot.envs.hyperparameters import FloatArray, IntArray
+from trainpilot.envs.interventions import Reason
 from trainpilot.envs.levels import START_LEVEL
 from trainpilot.envs.signals import Signals
 
 
-def diverged(
-    config: GuardConfig,
-    signals: Signals,
-    valid_loss: FloatArray,
-    start_loss: FloatArray,
-) -> NDArray[np.bool_]:
-    """Which runs have diverged: one number that is not finite is enough.
+class Findings(NamedTuple):
+    """What the guard finds wrong with each run, `(n_runs,)` each.
+
+    Attributes:
+        reason: a `Reason`; 0 where it is content.
+        ratio: how many times its start what exploded has become; NaN for other reasons.
+        sound: nothing is wrong, nor was any limit passed for a moment: the weights are such
+            as a run may be rolled back to.
+    """
+
+    reason: IntArray
+    ratio: FloatArray
+    sound: NDArray[np.bool_]
+
+    @property
+    def any(self) -> NDArray[np.bool_]:
+        """Runs with which something is wrong, `(n_runs,)`."""
+        return self.reason > 0
+
+
+class Guard:
+    """Says which runs have diverged and why, and counts how often each was rolled back.
+
+    One number that is not finite is enough. What is finite is compared with the run's own
+    start: the valid loss at the initial weights, the rest at the first micro-batch.
 
     Args:
         config: the thresholds.
-        signals: of the last inner steps, `(n_runs, n_steps)` each.
-        valid_loss: after them, `(n_runs,)`.
-        start_loss: valid loss at the initial weights, `(n_runs,)`.
+        n_runs: number of runs.
 
-    Returns:
-        `(n_runs,)`.
+    Attributes:
+        roll_backs: how often each run was rolled back, `(n_runs,)`.
     """
-    finite = np.isfinite(valid_loss)
-    for signal in (signals.train_loss, signals.gradient_norm, signals.parameter_norm):
-        finite &= np.isfinite(signal).all(1)
-    # NaN here says that there was no update; one that makes NaN shows in the valid loss.
-    finite &= ~np.isinf(signals.update_norm).any(1)
-    with np.errstate(invalid="ignore"):
-        exploded = valid_loss > config.max_loss_ratio * start_loss
-    return np.asarray(~finite | exploded)
+
+    def __init__(self, config: GuardConfig, n_runs: int) -> None:
+        self._config = config
+        self.roll_backs: IntArray = np.zeros(n_runs, dtype=np.int64)
+        self._valid_start = np.full(n_runs, np.nan)
+        self._starts = np.full((3, n_runs), np.nan)
+
+    def reset(self, rows: NDArray[np.bool_], valid_loss: FloatArray) -> None:
+        """Runs begin anew in these rows.
+
+        Args:
+            rows: which, `(n_runs,)`.
+            valid_loss: at the initial weights, `(n_runs,)`; read in these rows alone.
+        """
+        self.roll_backs[rows] = 0
+        self._valid_start[rows] = valid_loss[rows]
+        self._starts[:, rows] = np.nan
+
+    def judge(
+        self, signals: Signals, valid_loss: FloatArray, outer_valid_loss: FloatArray
+    ) -> Findings:
+        """What is wrong with each run after a decision.
+
+        Args:
+            signals: of the decision's inner steps, `(n_runs, n_steps)` each.
+            valid_loss: after them, `(n_runs,)`.
+            outer_valid_loss: likewise.
+        """
+        watched = (signals.train_loss, signals.gradient_norm, signals.parameter_norm)
+        first = np.stack([signal[:, 0] for signal in watched])
+        self._starts = np.where(np.isnan(self._starts), first, self._starts)
+        # The smallest of the decision: what comes back from a peak by itself has not diverged.
+        lowest = _ratio(np.stack([signal.min(1) for signal in watched]), self._starts)
+        valid = _ratio(valid_loss, self._valid_start)
+        unknown = np.full_like(valid, np.nan)
+        config = self._config
+        limits = np.array(
+            [config.max_train_loss_ratio, config.max_gradient_ratio, config.max_parameter_ratio]
+        )[:, None]
+        # In the order of the reasons; the update is NaN where there was none.
+        findings = (
+            (~np.isfinite(signals.train_loss).all(1), unknown),
+            (~np.isfinite(signals.gradient_norm).all(1), unknown),
+            (~np.isfinite(signals.parameter_norm).all(1), unknown),
+            (np.isinf(signals.update_norm).any(1), unknown),
+            (~np.isfinite(valid_loss), unknown),
+            (~np.isfinite(outer_valid_loss), unknown),
+            (valid > config.max_loss_ratio, valid),
+            *zip(lowest > limits, lowest, strict=True),
+        )
+        holds = [found for found, _ in findings]
+        reasons = list(range(Reason.TRAIN_LOSS_NOT_FINITE, Reason.HOPELESS))
+        # A last update too large for the parameters shows in no later micro-batch.
+        reached = (*watched[:2], np.fmax(signals.parameter_norm, signals.update_norm))
+        highest = _ratio(np.stack([signal.max(1) for signal in reached]), self._starts)
+        return Findings(
+            reason=np.select(holds, reasons, Reason.NONE).astype(np.int64),
+            ratio=np.select(holds, [ratio for _, ratio in findings], np.nan),
+            sound=~np.any(holds, axis=0) & (highest <= limits).all(0),
+        )
+
+    def roll_back(self, wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which of the runs with which something is wrong are rolled back; it is counted.
+
+        Args:
+            wrong: `(n_runs,)`.
+
+        Returns:
+            `(n_runs,)`; the others are to be ended.
+        """
+        allowed = self._config.on_divergence == "roll_back"
+        chosen = wrong & (self.roll_backs < self._config.max_roll_backs) & allowed
+        self.roll_backs = self.roll_backs + chosen
+        return chosen
+
+
+def _ratio(values: FloatArray, starts: FloatArray) -> FloatArray:
+    """How many times its start each is; 0 where that says nothing, the start being 0."""
+    with np.errstate(all="ignore"):
+        return np.asarray(np.where(starts > 0, values / starts, 0.0))
 
 
 def hopeless(

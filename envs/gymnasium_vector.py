@@ -153,7 +153,7 @@ def _step_info(transition: Transition, run_seeds: IntArray) -> dict[str, Any]:
     decision = decision_columns(transition)
     info = {
         **_masked(decision, ~ended),
-        **_masked(hyperparameter_columns(transition.current_hyperparameters), np.ones_like(ended)),
+        **_masked(_hyperparameters_now(transition), np.ones_like(ended)),
         **_masked({"run_seed": run_seeds}, ended),
     }
     if ended.any():
@@ -164,6 +164,13 @@ def _step_info(transition: Transition, run_seeds: IntArray) -> dict[str, Any]:
         info |= {"final_obs": final_obs, "_final_obs": ended.copy()}
         info |= {"final_info": _masked(final, ended), "_final_info": ended.copy()}
     return info
+
+
+def _hyperparameters_now(transition: Transition) -> dict[str, Array]:
+    """Those of the decision, or of the run that has begun in rows where one ended."""
+    begun = hyperparameter_columns(transition.current_hyperparameters)
+    used = hyperparameter_columns(transition.hyperparameters)
+    return {name: np.where(transition.ended, begun[name], used[name]) for name in used}
 
 
 def _masked(columns: dict[str, Array], rows: BoolArray) -> dict[str, Any]:

@@ -14,10 +14,19 @@ from trainpilot.envs.actions import ActionSpec, clamp
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.family_engine import FamilyEngine
-from trainpilot.envs.guard import diverged, hopeless
+from trainpilot.envs.guard import Guard, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
+from trainpilot.envs.interventions import Interventions, Reason
 from trainpilot.envs.levels import level
-from trainpilot.envs.observation import Observation, Reading, begin, feature_places, observe
+from trainpilot.envs.observation import (
+    Observation,
+    ObserverState,
+    Reading,
+    begin,
+    feature_places,
+    observe,
+    resume,
+)
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import REWARDS, Stretch
 from trainpilot.envs.signals import Evaluation
@@ -42,7 +51,9 @@ class Outcome(NamedTuple):
         before: hyperparameters before the decision.
         hyperparameters: in use during it, within bounds.
         clamped: whether the bounds changed what was asked for.
-        train_loss: mean over the decision's inner steps.
+        interventions: what the guard did; a run that was rolled back stands where it stood
+            when all was well, and so do its observation and its losses.
+        train_loss: mean over the decision's inner steps, whatever came of them.
         valid: evaluation of the observed part of `valid`.
         outer_valid: evaluation of `outer_valid`; not for controllers.
     """
@@ -55,6 +66,7 @@ class Outcome(NamedTuple):
     before: Hyperparameters
     hyperparameters: Hyperparameters
     clamped: BoolArray
+    interventions: Interventions
     train_loss: FloatArray
     valid: Evaluation
     outer_valid: Evaluation
@@ -126,16 +138,20 @@ class InnerRuns:
         self.family_references: Callable[[int], TaskReference] | None = None
         if reference is not None:
             self.set_reference(reference)
+        self._guard = Guard(config.guard, n_runs)
+        self._rolls_back = config.guard.on_divergence == "roll_back"
         self._begin_all()
 
     def _begin_all(self) -> None:
         """Give every row a state, that of the engine's first weights."""
         self.hyperparameters = Hyperparameters.full(self.n_runs)
         valid, outer_valid = self.engine.evaluate()
-        self._start_valid, self._start_outer = valid.loss, outer_valid.loss
+        self._guard.reset(np.ones(self.n_runs, dtype=bool), valid.loss)
+        self._start_outer = outer_valid.loss
         self._level = level(outer_valid.loss, outer_valid.loss)
         self._observer, observation = begin(self._reading(valid))
         self.observation = self._shown(observation)
+        self._good = self._observer, self.observation
 
     def set_reference(self, reference: TaskReference, rows: Sequence[int] | None = None) -> None:
         """Change the unit of the reward, which is also what the guard judges by.
@@ -156,6 +172,11 @@ class InnerRuns:
     def decisions_made(self) -> NDArray[np.int64]:
         """Decisions that each run has behind it, `(n_runs,)`."""
         return self.engine.position // self.config.micro_batches_per_decision
+
+    @property
+    def guard_scale(self) -> FloatArray:
+        """What the guard has multiplied each run's learning rate by in all, `(n_runs,)`."""
+        return np.asarray(self.config.guard.shrink**self._guard.roll_backs, dtype=np.float64)
 
     @property
     def decisions_in_budget(self) -> NDArray[np.int64]:
@@ -204,13 +225,16 @@ class InnerRuns:
         chosen[list(rows)] = True
         self.hyperparameters = _put(self.hyperparameters, rows, starts)
         valid, outer_valid = self.engine.evaluate(rows)
-        self._start_valid = np.where(chosen, valid.loss, self._start_valid)
+        self._guard.reset(chosen, valid.loss)
+        if self._rolls_back:
+            self.engine.keep(chosen)
         self._start_outer = np.where(chosen, outer_valid.loss, self._start_outer)
         self._level = np.where(chosen, level(outer_valid.loss, outer_valid.loss), self._level)
         observer, observation = begin(self._reading(valid))
         self._observer = observer.where(chosen, self._observer)
         shown = self._shown(observation)
         self.observation = np.where(chosen[:, None], shown, self.observation)
+        self._good = _chosen(chosen, (self._observer, self.observation), self._good)
         return self.observation
 
     def step(self, asked: Hyperparameters) -> Outcome:
@@ -226,19 +250,31 @@ class InnerRuns:
         self.hyperparameters = clamp(asked, self.config.bounds)
         signals = self.engine.advance(self.hyperparameters, self.config.micro_batches_per_decision)
         valid, outer_valid = self.engine.evaluate()
-        exploded = diverged(self.config.guard, signals, valid.loss, self._start_valid)
-        exploded |= ~np.isfinite(outer_valid.loss)
+        found = self._guard.judge(signals, valid.loss, outer_valid.loss)
+        rolled_back = self._guard.roll_back(found.any)
+        exploded = found.any & ~rolled_back
+        used = self.hyperparameters
+        if self._rolls_back:
+            self.engine.keep(found.sound)
+        if rolled_back.any():
+            valid, outer_valid = self._roll_back(rolled_back)
         until = self._progress()
         after = level(outer_valid.loss, self._start_outer)
         given_up = hopeless(self.config.guard, until, after, self.references.at(until))
-        given_up &= self.references.known & ~exploded
-        switched = self.hyperparameters.optimizer != before.optimizer
+        given_up &= self.references.known & ~found.any
+        switched = used.optimizer != before.optimizer
         stretch = Stretch(self._level, after, since, until, exploded, given_up, switched)
-        reward = self._reward(stretch, self.references)
+        # Beside the reward, since to be led back earns nothing: no reward can pay for it.
+        reward = self._reward(stretch, self.references) - self.config.guard.penalty * rolled_back
         terminated = exploded | given_up
         self._level = after
-        self._observer, observation = observe(self._observer, signals, self._reading(valid))
-        self.observation = self._shown(observation)
+        reading = self._reading(valid)
+        observer, observation = now = observe(self._observer, signals, reading)
+        if rolled_back.any():
+            observer, observation = _chosen(rolled_back, resume(self._good, now, reading), now)
+        self._observer, self.observation = observer, self._shown(observation)
+        if self._rolls_back:
+            self._good = _chosen(found.sound, (self._observer, self.observation), self._good)
         return Outcome(
             observation=self.observation,
             reward=reward,
@@ -246,12 +282,27 @@ class InnerRuns:
             hopeless=given_up,
             truncated=(self.decisions_made == self.decisions_in_budget) & ~terminated,
             before=before,
-            hyperparameters=self.hyperparameters,
-            clamped=_differs(asked, self.hyperparameters),
+            hyperparameters=used,
+            clamped=_differs(asked, used),
+            interventions=Interventions(
+                np.where(given_up, Reason.HOPELESS, found.reason),
+                found.ratio,
+                rolled_back,
+                self.hyperparameters.learning_rate,
+            ),
             train_loss=signals.train_loss.mean(1),
             valid=valid,
             outer_valid=outer_valid,
         )
+
+    def _roll_back(self, rows: BoolArray) -> tuple[Evaluation, Evaluation]:
+        """Lead these rows back to where all was well, with a lower learning rate from now on."""
+        self.engine.restore(rows)
+        rate = self.hyperparameters.learning_rate
+        shrunk = np.where(rows, rate * self.config.guard.shrink, rate)
+        lowered = replace(self.hyperparameters, learning_rate=shrunk)
+        self.hyperparameters = clamp(lowered, self.config.bounds)
+        return self.engine.evaluate(np.flatnonzero(rows).tolist())
 
     def _progress(self) -> FloatArray:
         return np.asarray(self.engine.position / self.engine.budgets)
@@ -274,6 +325,15 @@ class InnerRuns:
         """The observation without the features that are hidden."""
         observation[:, self._hidden] = 0
         return observation
+
+
+def _chosen(
+    rows: BoolArray,
+    one: tuple[ObserverState, Observation],
+    other: tuple[ObserverState, Observation],
+) -> tuple[ObserverState, Observation]:
+    """The one in the rows that are chosen, the other elsewhere."""
+    return one[0].where(rows, other[0]), np.where(rows[:, None], one[1], other[1])
 
 
 def _make_engine(

@@ -256,6 +256,31 @@ def observe(
     return after, _assemble(features, reading, after)
 
 
+def resume(
+    then: tuple[ObserverState, Observation],
+    now: tuple[ObserverState, Observation],
+    reading: Reading,
+) -> tuple[ObserverState, Observation]:
+    """State and observation of runs that are led back to where they stood at an earlier time.
+
+    What signals and losses say is as it was then; hyperparameters and time are those of now.
+
+    Args:
+        then: state and observation at that time.
+        now: what `observe` made of the decision since which they are led back.
+        reading: what is known now, as `observe` was given it.
+    """
+    before, observation = then
+    after, _ = now
+    state = before._replace(
+        rate_last=after.rate_last, optimizer=after.optimizer, switch_age=after.switch_age
+    )
+    features = {name: observation[:, place] for place, name in enumerate(FEATURE_NAMES)}
+    place = FEATURE_NAMES.index("learning_rate_step")
+    features["learning_rate_step"] = now[1][:, place]
+    return state, _assemble(features, reading, state)
+
+
 def _gradient_features(
     signals: Signals, reading: Reading, state: ObserverState
 ) -> dict[str, FloatArray]:
@@ -296,7 +321,7 @@ def _valid_features(
 
 
 def _assemble(
-    features: dict[str, FloatArray], reading: Reading, state: ObserverState
+    features: dict[str, NDArray[Any]], reading: Reading, state: ObserverState
 ) -> Observation:
     """The given features and those that need no signals, in order and within bounds."""
     with np.errstate(all="ignore"):

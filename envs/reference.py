@@ -63,7 +63,8 @@ def measure_reference(
         diverged = np.zeros(runs.n_runs, dtype=bool)
         for decision in range(runs.config.decisions):
             outcome = runs.step(runs.hyperparameters)
-            diverged |= outcome.terminated
+            # A fixed configuration is one that nobody had to mend.
+            diverged |= outcome.terminated | outcome.interventions.rolled_back
             levels = np.where(diverged, HIGHEST_LEVEL, level(outcome.outer_valid.loss, start))
             for (number, _), value in zip(chunk, levels, strict=False):
                 curves[number, decision] += value / n_seeds

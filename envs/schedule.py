@@ -48,6 +48,11 @@ class Schedule:
         self._updates[list(rows)] = 0
         self._accumulated[list(rows)] = 0
 
+    @property
+    def counts(self) -> tuple[IntArray, IntArray]:
+        """Updates and accumulated micro-batches of each run, `(n_runs,)` each."""
+        return self._updates, self._accumulated
+
     def plan(self, hyperparameters: Hyperparameters, n_steps: int) -> Plan:
         """The scalars of the next micro-batches; they count as done.
 

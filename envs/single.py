@@ -46,8 +46,9 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
     `EnvConfig.start` has them (by default Adam at 1e-3).
 
     ## Episode end
-    - Termination: the run has diverged (something is not finite, or the valid loss exceeds
-      `guard.max_loss_ratio` times its start), or is hopeless (`guard.hopeless_share`).
+    - Termination: the run has diverged (something is not finite, or has become many times its
+      start; `GuardConfig`) once more than it may be rolled back, or is hopeless
+      (`guard.hopeless_share`). A run that is rolled back goes on; `info["intervention"]` says so.
     - Truncation: the budget of `decisions * micro_batches_per_decision` micro-batches is spent.
 
     ## Arguments
@@ -130,11 +131,13 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
 
 
 def outcome_info(outcome: Outcome, row: int) -> dict[str, Any]:
-    """What `info` says of a row's decision: losses, hyperparameters, whether clamped."""
+    """What `info` says of a row's decision: losses, hyperparameters, what was intervened."""
     return {
         "train_loss": float(outcome.train_loss[row]),
         "valid_loss": float(outcome.valid.loss[row]),
         "outer_valid_loss": float(outcome.outer_valid.loss[row]),
         "clamped": bool(outcome.clamped[row]),
+        "rolled_back": bool(outcome.interventions.rolled_back[row]),
+        "intervention": outcome.interventions.texts(outcome.hyperparameters.learning_rate)[row],
         **outcome.hyperparameters.row(row),
     }

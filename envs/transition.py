@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
 from trainpilot.envs.inner_runs import BoolArray
+from trainpilot.envs.interventions import Interventions
 from trainpilot.envs.observation import LOW, Observation
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 
@@ -44,6 +45,7 @@ class Transition(NamedTuple):
         valid_loss: after the decision, `(n_rows,)`.
         outer_valid_loss: likewise; not for controllers.
         clamped: whether the bounds changed what was asked for, `(n_rows,)`.
+        interventions: what the guard did, `(n_rows,)` each.
         hyperparameters: in use during the decision, `(n_rows,)` each.
         current_hyperparameters: as they are now: a new run's own where one has started.
     """
@@ -58,6 +60,7 @@ class Transition(NamedTuple):
     valid_loss: FloatArray
     outer_valid_loss: FloatArray
     clamped: BoolArray
+    interventions: Interventions
     hyperparameters: Hyperparameters
     current_hyperparameters: Hyperparameters
 
@@ -83,15 +86,18 @@ class Transition(NamedTuple):
             valid_loss=number,
             outer_valid_loss=number,
             clamped=flag,
+            interventions=Interventions.blank(n_rows),
             hyperparameters=hyperparameters,
             current_hyperparameters=hyperparameters,
         ).map(np.copy)
 
     def arrays(self) -> Iterator[Array]:
-        """Every array, those of the hyperparameters included, in a fixed order."""
+        """Every array, nested ones included, in a fixed order."""
         for value in self:
             if isinstance(value, Hyperparameters):
                 yield from (getattr(value, name) for name in HYPERPARAMETER_NAMES)
+            elif isinstance(value, Interventions):
+                yield from value
             else:
                 yield value
 
@@ -103,6 +109,8 @@ class Transition(NamedTuple):
                 return replace(
                     value, **{name: change(getattr(value, name)) for name in HYPERPARAMETER_NAMES}
                 )
+            if isinstance(value, Interventions):
+                return Interventions(*map(change, value))
             return change(value)
 
         return Transition(*[changed(value) for value in self])
@@ -130,6 +138,10 @@ def decision_columns(transition: Transition) -> dict[str, Array]:
         "valid_loss": transition.valid_loss,
         "outer_valid_loss": transition.outer_valid_loss,
         "clamped": transition.clamped,
+        "rolled_back": transition.interventions.rolled_back,
+        "intervention": np.array(
+            transition.interventions.texts(transition.hyperparameters.learning_rate), dtype=object
+        ),
     }
 
 

@@ -111,6 +111,7 @@ def _step(group: InnerRuns, actions: Action, seeds: IntArray) -> Transition:
         valid_loss=outcome.valid.loss,
         outer_valid_loss=outcome.outer_valid.loss,
         clamped=outcome.clamped,
+        interventions=outcome.interventions,
         hyperparameters=outcome.hyperparameters,
         current_hyperparameters=group.hyperparameters,
     )

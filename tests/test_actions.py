@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainpilot.envs.actions import ActionSpec, clamp, relative_learning_rate
-from trainpilot.envs.config import ActionConfig, BoundsConfig
+from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 from trainpilot.inner_tasks import TrainpilotError
@@ -106,6 +106,56 @@ def test_clamped_values_lie_within_bounds_and_stay_there(rate, decay, momentum, 
     assert 0 <= used.weight_decay[0] <= bounds.weight_decay_high
     assert 0 <= used.momentum[0] <= bounds.momentum_high
     assert clamp(used, bounds).learning_rate[0] == used.learning_rate[0]
+
+
+def test_every_hyperparameter_is_kept_between_both_of_its_bounds():
+    bounds = BoundsConfig(
+        learning_rate_low=1e-4,
+        learning_rate_high=1e-2,
+        weight_decay_low=0.01,
+        weight_decay_high=0.1,
+        momentum_low=0.5,
+        momentum_high=0.9,
+        gradient_clip_low=0.1,
+        gradient_clip_high=5.0,
+        batch_size_low=2,
+        batch_size_high=8,
+    )
+    asked = Hyperparameters(
+        learning_rate=np.array([1e-9, 1e-3, 1.0]),
+        weight_decay=np.array([0.0, 0.05, 1.0]),
+        momentum=np.array([0.0, 0.7, 0.99]),
+        gradient_clip=np.array([0.01, 1.0, np.inf]),
+        batch_size=np.array([1, 4, 99]),
+        optimizer=np.full(3, OPTIMIZER_NAMES.index("adam")),
+    )
+    used = clamp(asked, bounds)
+    assert used.learning_rate.tolist() == [1e-4, 1e-3, 1e-2]
+    assert used.weight_decay.tolist() == [0.01, 0.05, 0.1]
+    assert used.momentum.tolist() == [0.5, 0.7, 0.9]
+    assert used.gradient_clip.tolist() == [0.1, 1.0, 5.0]
+    assert used.batch_size.tolist() == [2, 4, 8]
+    assert np.isinf(clamp(asked, BoundsConfig()).gradient_clip[2])  # no high bound by default
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"learning_rate_low": 0.0}, "learning_rate_low must be above 0; given: 0.0"),
+        ({"learning_rate_low": 2.0}, "learning_rate_low <= learning_rate_high; given: 2.0 and 1.0"),
+        ({"weight_decay_low": -0.1}, "weight_decay_low must be at least 0; given: -0.1"),
+        ({"weight_decay_low": 2.0}, "weight_decay_low <= weight_decay_high"),
+        ({"momentum_low": -0.1}, "momentum_low must be at least 0"),
+        ({"momentum_high": 1.0}, "momentum_high must be below 1; given: 1.0"),
+        ({"gradient_clip_low": 0.0}, "gradient_clip_low must be above 0"),
+        ({"gradient_clip_high": 1e-5}, "gradient_clip_low <= gradient_clip_high"),
+        ({"batch_size_low": 0}, "batch_size_low must be at least 1; given: 0"),
+        ({"batch_size_low": 2}, "batch_size_low <= batch_size_high; given: 2 and 1"),
+    ],
+)
+def test_bounds_out_of_range_are_named(bounds, message):
+    with pytest.raises(TrainpilotError, match=message):
+        EnvConfig(bounds=BoundsConfig(**bounds)).validate()
 
 
 def test_json_round_trip():

@@ -112,7 +112,7 @@ def test_a_diverging_run_terminates(quadratic):
     env = make(
         quadratic,
         start=start,
-        guard=GuardConfig(max_loss_ratio=1e3),
+        guard=GuardConfig(on_divergence="end", max_loss_ratio=1e3),
         actions=ActionConfig(learning_rate=[1.0]),
     )
     _, info = env.reset(seed=0)
@@ -211,7 +211,12 @@ def test_vector_seed_is_that_of_the_next_reset(moons):
         ({"start": StartConfig(["adam"], 1e-2, 1e-3)}, "0 < learning_rate_low <="),
         ({"actions": ActionConfig(learning_rate=[0.0])}, "factors above 0; given"),
         ({"actions": ActionConfig(learning_rate=[], optimizers=[])}, "at least one hyperparameter"),
-        ({"guard": GuardConfig(1.0)}, "max_loss_ratio must be above 1; given: 1.0"),
+        ({"guard": GuardConfig(max_loss_ratio=1.0)}, "max_loss_ratio must be above 1; given: 1.0"),
+        ({"guard": GuardConfig(max_gradient_ratio=0.5)}, "max_gradient_ratio must be above 1"),
+        ({"guard": GuardConfig("retry")}, "must be 'end' or 'roll_back'; given: retry"),
+        ({"guard": GuardConfig(shrink=1.0)}, "shrink must lie in .0, 1.; given: 1.0"),
+        ({"guard": GuardConfig(max_roll_backs=-1)}, "max_roll_backs must be at least 0"),
+        ({"guard": GuardConfig(penalty=-0.1)}, "penalty must be at least 0; given: -0.1"),
     ],
 )
 def test_values_out_of_range_are_named(moons, changes, message):

@@ -16,7 +16,7 @@ CONFIG = EnvConfig(
     micro_batches_per_decision=4,
     start=StartConfig(["adam", "sgd"], 1e-3, 3e-1),
     # So strict that some runs diverge and rows end at different times.
-    guard=GuardConfig(max_loss_ratio=1.05),
+    guard=GuardConfig(max_roll_backs=1, max_loss_ratio=1.05),
 )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainpilot.agents.config import AgentConfig
 from trainpilot.agents.meta_training import (
@@ -20,13 +21,16 @@ from trainpilot.agents.meta_training import (
     make_groups,
     resume_agent,
 )
-from trainpilot.envs.config import EnvConfig, StartConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
 from trainpilot.inner_tasks import TrainpilotError
 
 
 def configs(total_decisions=240, **changes):
     env = EnvConfig(
-        decisions=6, micro_batches_per_decision=4, start=StartConfig(["adam"], 1e-3, 1e-2)
+        decisions=6,
+        micro_batches_per_decision=4,
+        start=StartConfig(["adam"], 1e-3, 1e-2),
+        guard=GuardConfig(on_divergence="end"),
     )
     agent = AgentConfig(
         total_decisions=total_decisions,
@@ -71,6 +75,19 @@ def test_a_rollout_is_whole_inner_runs_and_decisions_are_rounded_up(moons, tmp_p
     _, agent = train([moons], tmp_path, config, env)
     assert agent.num_timesteps == 120  # a rollout is 10 runs of 6 decisions
     assert agent.policy.features_extractor.count == 120
+
+
+def test_the_rate_of_roll_backs_is_logged(quadratic, tmp_path):
+    env, config = configs(total_decisions=60)
+    # SGD at rate 3 and momentum 0.9 leaves the bowl; at most once in each run's six decisions.
+    env.start = StartConfig(["sgd"], 0.1, 0.1)
+    env.actions = ActionConfig(learning_rate=[1.0], optimizers=["sgd"])
+    env.guard = GuardConfig(max_roll_backs=6, max_loss_ratio=1.001, shrink=1e-6)
+    train([quadratic], tmp_path, config, env)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("guard/roll_back_rate")] == [
+        pytest.approx(1 / 6)
+    ]
 
 
 def test_same_seed_same_policy(moons, tmp_path):

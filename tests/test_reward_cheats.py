@@ -97,7 +97,7 @@ def configuration(name="log_improvement", **guard):
         evaluation_size=1000,
         bounds=BoundsConfig(learning_rate_high=1e6, weight_decay_high=10.0, batch_size_high=8),
         reward=RewardConfig(name),
-        guard=GuardConfig(**guard),
+        guard=GuardConfig(**{"on_divergence": "end"} | guard),
     )
 
 
@@ -146,7 +146,10 @@ def play(runs, controllers, seed=100):
 
 
 @every_reward
-@pytest.mark.parametrize("guard", [{}, {"hopeless_share": 0.3, "hopeless_after": 0.2}])
+@pytest.mark.parametrize(
+    "guard",
+    [{}, {"hopeless_share": 0.3, "hopeless_after": 0.2}, {"on_divergence": "roll_back"}],
+)
 def test_no_trick_earns_more_than_honest_training(reference, name, guard):
     controllers = HONEST | CHEATS
     runs = InnerRuns(task(), len(controllers), configuration(name, **guard), reference)
@@ -155,8 +158,12 @@ def test_no_trick_earns_more_than_honest_training(reference, name, guard):
     assert all(played[honest].arrived for honest in HONEST)
     assert played["touching the target once"].arrived
     for cheat in CHEATS:
-        assert (played[cheat].end == "diverged") == cheat.startswith("diverging"), cheat
-    assert (played["never training"].end == "hopeless") == bool(guard)
+        # Rolled back, a run that diverges goes on, and may be ended later.
+        if cheat.startswith("diverging") and "on_divergence" not in guard:
+            assert played[cheat].end == "diverged", cheat
+        elif not cheat.startswith("diverging"):
+            assert played[cheat].end != "diverged", cheat
+    assert (played["never training"].end == "hopeless") == ("hopeless_share" in guard)
     honest = min(played[honest].earned for honest in HONEST)
     paid = {cheat: played[cheat].earned for cheat in CHEATS if played[cheat].earned >= honest}
     assert paid == {}

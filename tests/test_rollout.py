@@ -64,13 +64,15 @@ def test_the_result_is_that_of_a_plain_torch_loop(moons):
 
 def test_a_diverged_run_stops_in_the_record_and_has_no_result(quadratic):
     config = EnvConfig(
-        decisions=5, micro_batches_per_decision=4, guard=GuardConfig(max_loss_ratio=10)
+        decisions=5,
+        micro_batches_per_decision=4,
+        guard=GuardConfig(on_divergence="end", max_loss_ratio=10),
     )
     controllers = {"wild": Constant("sgd", 3.0, momentum=0), "calm": Constant("sgd", 0.1)}
     wild, calm = roll_out(quadratic, controllers, [0], config).runs
     assert wild.diverged
     assert len(wild.decisions) == 1
-    assert wild.decisions[0]["intervention"] == "ended: diverged"
+    assert wild.decisions[0]["intervention"] == "ended: valid loss is 256 times its start"
     assert wild.test_loss == float("inf")
     assert not calm.diverged
     assert len(calm.decisions) == 5

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainpilot.envs.config import EnvConfig, StartConfig
+from trainpilot.envs.config import EnvConfig, GuardConfig, StartConfig
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.vector import InnerTrainingVecEnv
@@ -28,6 +28,7 @@ CONFIG = EnvConfig(
     decisions=3,
     micro_batches_per_decision=2,
     start=StartConfig(["adam", "sgd"], 1e-3, 1e-1),
+    guard=GuardConfig(max_roll_backs=1, max_loss_ratio=1.05),  # so that it has to act
 )
 
 PROGRESS = FEATURE_NAMES.index("progress")
@@ -81,6 +82,21 @@ def test_the_same_seeds_give_the_same_runs_to_the_last_bit(pool):
     for one, two in zip(trace(alone), trace(pool), strict=True):
         assert one.dtype == two.dtype
         np.testing.assert_array_equal(one, two)
+
+
+def test_what_the_guard_did_comes_through(pool):
+    alone = Worker(specs())
+    seen = set()
+    for groups in (alone, pool):
+        groups.reset(np.arange(10))
+    for _ in range(3):
+        actions = np.tile([4, 0], (10, 1))  # up, and SGD
+        one, two = (groups.step(actions, np.arange(10)) for groups in (alone, pool))
+        rate = one.hyperparameters.learning_rate
+        texts = one.interventions.texts(rate)
+        assert two.interventions.texts(rate) == texts
+        seen |= {text.split(":")[0] for text in texts if text is not None}
+    assert seen == {"rolled back", "ended"}
 
 
 def test_what_a_step_gave_stays_as_it_was(pool):
