@@ -7,7 +7,6 @@ take. What is a chain of known layers under a known loss needs none of that.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor
 
 from trainpilot.envs.chain import chain_of
-from trainpilot.envs.chain_layers import ChainLayer
-from trainpilot.envs.convolution import EXAMPLES_LAST, PACKED, KernelShape
+from trainpilot.envs.chain_program import NativeLayer, native_layers
 from trainpilot.envs.convolution import SOURCE as CONVOLUTION_SOURCE
 from trainpilot.envs.hyperparameters import FloatArray
 from trainpilot.envs.native_code import UntranslatableError, load
@@ -27,12 +25,6 @@ from trainpilot.envs.trainer import Orders, RunState
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask, Split
 
-#: In the order of `enum Kind` in `layers.h`.
-_KINDS = (
-    "linear", "relu", "tanh", "gelu", "silu", "sigmoid", "leaky_relu", "elu", "embedding",
-    "convolution", "pooling", "turn", "normalisation", "image_normalisation",
-    "addition", "dropout",
-)  # fmt: skip
 _OBJECTIVES = {"cross_entropy": 0, "mse": 1}
 #: What the objectives' metrics are called in `trainpilot.inner_tasks.objectives`.
 _METRICS = {"cross_entropy": "accuracy", "mse": "mean_absolute_error"}
@@ -44,33 +36,10 @@ _CONVOLUTIONS = (
 _STEPS_AT_ONCE = 500
 
 
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                "kind",
-                "inputs",
-                "outputs",
-                "weight",
-                "bias",
-                "relu",
-                "vocabulary",
-                "groups",
-                "scales",
-                "source",
-                "salt",
-            )
-        ),
-        ("constant", ctypes.c_double),
-        ("shape", ctypes.POINTER(KernelShape)),
-    )
-
-
 class _Program(ctypes.Structure):
     _fields_ = (
         ("n_layers", ctypes.c_int64),
-        ("layers", ctypes.POINTER(_Layer)),
+        ("layers", ctypes.POINTER(NativeLayer)),
         ("objective", ctypes.c_int64),
         ("n_params", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("convolve", "convolve_back", "pool", "pool_back")),
@@ -135,13 +104,13 @@ class ChainTrainer:
         chain = chain_of(model, tuple(task.splits.train.inputs.shape[1:]))
         if sum(parameter.numel() for parameter in model.parameters()) != n_params:
             raise UntranslatableError("its models differ in their number of parameters")
-        layers = _fused(_with_orders(chain))
+        layers = native_layers(chain)
         if not layers:
             raise UntranslatableError("its model has no layer")
         self._input_shape, self._output_shape = chain[0].inputs, chain[-1].outputs
         # Embeddings read by number: one that does not exist would read someone else's memory.
         self._vocabulary = chain[0].vocabulary if chain[0].kind == "embedding" else None
-        self._layers = (_Layer * len(layers))(*layers)
+        self._layers = (NativeLayer * len(layers))(*layers)
         self._program = _Program(
             *(len(layers), self._layers, _OBJECTIVES[objective], n_params),
             *_convolutions(layers),
@@ -257,7 +226,7 @@ def _within(tokens: Tensor, vocabulary: int) -> bool:
     return bool((tokens >= 0).all()) and bool((tokens < vocabulary).all())
 
 
-def _convolutions(layers: Iterable[_Layer]) -> list[int | None]:
+def _convolutions(layers: Iterable[NativeLayer]) -> list[int | None]:
     """Addresses of the kernels for images, if a layer needs them."""
     if not any(layer.shape for layer in layers):
         return [None] * len(_CONVOLUTIONS)
@@ -265,133 +234,3 @@ def _convolutions(layers: Iterable[_Layer]) -> list[int | None]:
     if library is None:
         raise UntranslatableError("no C++ compiler")
     return [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _CONVOLUTIONS]
-
-
-def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
-    """The chain without its flattening, but with a layer where the order in memory changes.
-
-    Convolutions have examples last, all others first.
-    """
-    result: list[ChainLayer] = []
-    # How many layers of the result make what the chain's first, second and so on make.
-    made_by = [0]
-    examples_last = False
-
-    def put_first(shape: tuple[int, ...]) -> None:
-        nonlocal examples_last
-        if examples_last:
-            result.append(ChainLayer("turn", shape, shape))
-        examples_last = False
-
-    for layer in chain:
-        if layer.kind == "flatten":
-            put_first(layer.inputs)
-            made_by.append(len(result))
-            continue
-        if layer.kind in ("convolution", "pooling"):
-            if not examples_last and (result or layer.kind == "pooling"):
-                raise UntranslatableError(f"its {layer.kind} does not follow a convolution")
-            examples_last = True
-        if layer.kind in ("layer_norm", "group_norm"):
-            layer = _normalisation(layer, examples_last=examples_last)
-        if layer.kind == "dropout" and examples_last:
-            raise UntranslatableError("its dropout follows a convolution")
-        if layer.kind == "addition":
-            layer = layer._replace(source=made_by[layer.source])
-            if not layer.source and result[0].kind in ("convolution", "embedding"):
-                raise UntranslatableError(f"its addition takes what its {result[0].kind} takes")
-        result.append(layer)
-        made_by.append(len(result))
-    if chain:
-        put_first(chain[-1].outputs)
-    return result
-
-
-def _normalisation(layer: ChainLayer, *, examples_last: bool) -> ChainLayer:
-    """The kind that is for the order in memory, if there is one."""
-    if examples_last:
-        if layer.kind == "layer_norm" and layer.groups > 1:
-            raise UntranslatableError("its layer_norm is of parts of an image")
-        return layer._replace(kind="image_normalisation")
-    if layer.kind == "group_norm" and len(layer.inputs) > 1:
-        raise UntranslatableError("its group_norm follows neither a convolution nor a flat layer")
-    return layer._replace(kind="normalisation")
-
-
-def _fused(chain: list[ChainLayer]) -> list[_Layer]:
-    """The layers as C++ has them: those that are done in one are one."""
-    result: list[_Layer] = []
-    # What an addition takes must be left as it is.
-    sources = {layer.source for layer in chain if layer.kind == "addition"}
-    made_by = [0]
-    for place, layer in enumerate(chain):
-        before = result[-1] if result and place not in sources else None
-        if before is not None and _joins(before, layer):
-            made_by.append(len(result))
-            continue
-        made = _Layer(
-            _KINDS.index(layer.kind),
-            math.prod(layer.inputs),
-            math.prod(layer.outputs),
-            -1 if layer.weight is None else layer.weight,
-            -1 if layer.bias is None else layer.bias,
-            0,
-            layer.vocabulary,
-            layer.groups,
-            layer.scales,
-            made_by[layer.source] - 1,
-            layer.salt,
-            layer.constant,
-        )
-        if layer.kind in ("convolution", "pooling"):
-            made.shape = ctypes.pointer(
-                _kernel_shape(layer, PACKED if place == 0 else EXAMPLES_LAST)
-            )
-        result.append(made)
-        made_by.append(len(result))
-    return result
-
-
-def _joins(before: _Layer, layer: ChainLayer) -> bool:
-    """Make a layer part of the one before it, if there is a kernel for both in one."""
-    kind = _KINDS[before.kind]
-    if kind == "linear" and layer.kind == "relu" and not before.relu:
-        before.relu = 1
-        return True
-    if kind != "convolution":
-        return False
-    shape = before.shape.contents
-    unpooled = (shape.pool_height, shape.pool_width) == (1, 1)
-    if layer.kind == "relu" and unpooled and not shape.relu:
-        shape.relu = 1
-        return True
-    if layer.kind == "pooling" and unpooled and layer.kernel != (1, 1):
-        shape.pool_height, shape.pool_width = layer.kernel
-        shape.pooled_height, shape.pooled_width = layer.outputs[1:]
-        before.outputs = math.prod(layer.outputs)
-        return True
-    return False
-
-
-def _kernel_shape(layer: ChainLayer, order: int) -> KernelShape:
-    shape = KernelShape(
-        n_rows=1,
-        in_channels=layer.inputs[0],
-        in_height=layer.inputs[1],
-        in_width=layer.inputs[2],
-        out_channels=layer.outputs[0],
-        kernel_height=layer.kernel[0],
-        kernel_width=layer.kernel[1],
-        stride_height=layer.stride[0],
-        stride_width=layer.stride[1],
-        padding_height=layer.padding[0],
-        padding_width=layer.padding[1],
-        pool_height=1,
-        pool_width=1,
-        pooled_height=layer.outputs[1],
-        pooled_width=layer.outputs[2],
-        order=order,
-    )
-    if layer.kind == "pooling":
-        shape.pool_height, shape.pool_width = layer.kernel
-    return shape

@@ -12,7 +12,7 @@ enum Kind : int64_t {
   NORMALISATION, IMAGE_NORMALISATION, ADDITION, DROPOUT
 };
 
-// The order and the types are those of `_Layer` in chain_trainer.py.
+// The order and the types are those of `NativeLayer` in chain_program.py.
 struct Layer {
   int64_t kind;
   int64_t inputs, outputs;  // numbers of an example
