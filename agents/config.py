@@ -52,7 +52,7 @@ class AgentConfig:
     """
 
     total_decisions: int = 1_000_000
-    runs_per_task: int = 24
+    runs_per_task: int = 8
     batch_size: int = 720
     n_epochs: int = 6
     learning_rate: float = 1e-3

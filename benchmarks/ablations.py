@@ -17,16 +17,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from itertools import repeat
 from pathlib import Path
 from statistics import geometric_mean, mean, stdev
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from trainpilot.agents.files import read_json, write_json
+from trainpilot.agents.references import write_references
+from trainpilot.envs.config import EnvConfig, GuardConfig
+from trainpilot.envs.family_references import FamilyReferences
+from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.observation import FEATURE_NAMES
+from trainpilot.envs.reference import measure_reference
+from trainpilot.envs.task_reference import TaskReference
+from trainpilot.inner_tasks.catalogue import load_task, suite_of_tasks
+from trainpilot.inner_tasks.family import TaskFamily
 
 #: Features that say one thing together.
 FEATURE_GROUPS = {
@@ -46,7 +56,8 @@ FEATURE_GROUPS = {
     + ["since_switch"],
 }  # fmt: skip
 
-_RATE = "env.actions.learning_rate=[0.35,0.7,1.0,1.4,2.8]"
+#: Rows that measure a task's reference.
+_ROWS = 21
 _NO_SWITCH = "env.actions.optimizers=[]"
 _STEPS = "[0.5,1.0,2.0]"
 _ALL_ACTIONS = [
@@ -98,13 +109,46 @@ def overrides_for_evaluation(overrides: list[str]) -> list[str]:
     return [each for each in overrides if each.startswith("env.bounds")]
 
 
-def measure(overrides: list[str], seed: int, decisions: int, rows: int) -> dict[str, Any]:
+def references(path: Path, processes: int) -> None:
+    """Measure the references of all tasks of `meta_train` once, for every policy's training."""
+    config = EnvConfig(guard=GuardConfig(on_divergence="end"))
+    jobs = [
+        (name, number)
+        for name, suite in suite_of_tasks().items()
+        if suite == "meta_train"
+        for number in _numbers(name)
+    ]
+    found = {}
+    with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for done, (name, reference) in enumerate(pool.map(_reference, jobs, repeat(config)), 1):
+            found[name] = reference
+            if done % 20 == 0 or done == len(jobs):
+                print(f"{done}/{len(jobs)} references", flush=True)
+    write_references(path, found)
+
+
+def _numbers(name: str) -> list[int | None]:
+    task = load_task(name)
+    return list(range(task.n_tasks)) if isinstance(task, TaskFamily) else [None]
+
+
+def _reference(job: tuple[str, int | None], config: EnvConfig) -> tuple[str, TaskReference]:
+    name, number = job
+    task = load_task(name)
+    if isinstance(task, TaskFamily) and number is not None:
+        return task.task_name(number), FamilyReferences(task, config, {})(number)
+    return name, measure_reference(InnerRuns(task, _ROWS, config))
+
+
+def measure(
+    overrides: list[str], seed: int, decisions: int, rows: int, known: Path
+) -> dict[str, Any]:
     """Meta-train a policy and evaluate it on `meta_valid`."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         log = _run(
             "train", f"seed={seed}", f"agent.total_decisions={decisions}",
-            f"agent.runs_per_task={rows}", "env.compiled=null",
+            f"agent.runs_per_task={rows}", "env.compiled=null", f"references={known}",
             f"hydra.run.dir={folder}/train", *overrides,
         )  # fmt: skip
         trained = time.monotonic() - started
@@ -168,10 +212,13 @@ def main() -> None:
         for overrides in STUDIES[study].values()
     }
     wanted = {key: job for key, job in jobs.items() if key not in policies}
+    known = arguments.out.with_name("references.json")
+    if not known.is_file():
+        references(known, arguments.processes)
     started = time.monotonic()
     with ThreadPoolExecutor(arguments.processes) as pool:
         running = {
-            pool.submit(measure, *job, arguments.decisions, arguments.rows): key
+            pool.submit(measure, *job, arguments.decisions, arguments.rows, known): key
             for key, job in wanted.items()
         }
         try:
