@@ -181,6 +181,7 @@ class MetaTraining(BaseCallback):
         self._returns: dict[str, list[float]] = defaultdict(list)
         self._diverged: list[bool] = []
         self._hopeless: list[bool] = []
+        self._lengths: list[int] = []
         self._rolled_back: list[bool] = []
         self._note = ""
 
@@ -206,6 +207,7 @@ class MetaTraining(BaseCallback):
                 self._returns[info["task"]].append(info["episode"]["r"])
                 self._diverged.append(info["diverged"])
                 self._hopeless.append(info["hopeless"])
+                self._lengths.append(info["episode"]["l"])
         self._progress.update(self.num_timesteps, self._note)
         return True
 
@@ -220,10 +222,12 @@ class MetaTraining(BaseCallback):
             self.logger.record("return/mean_of_tasks", float(np.mean(means)))
             self.logger.record("guard/divergence_rate", float(np.mean(self._diverged)))
             self.logger.record("guard/hopeless_rate", float(np.mean(self._hopeless)))
+            self.logger.record("guard/decisions_in_run", float(np.mean(self._lengths)))
             self._note = f"mean return {np.mean(means):.2f}"
         self._returns.clear()
         self._diverged.clear()
         self._hopeless.clear()
+        self._lengths.clear()
         self._rolled_back.clear()
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainpilot.agents.files import read_json, write_json
 from trainpilot.agents.references import write_references
@@ -158,6 +159,7 @@ def measure(
             *overrides_for_evaluation(overrides),
         )  # fmt: skip
         results = read_json(Path(folder) / "evaluate" / "results.json")
+        decisions_in_run = _decisions_in_run(Path(folder) / "train" / "tensorboard")
     runs = {(r["task"], r["seed"], r["controller"]): r for r in results["runs"]}
     ratios = [
         run["final_outer_valid_loss"] / runs[task, number, "adam"]["final_outer_valid_loss"]
@@ -175,9 +177,17 @@ def measure(
             task: values["speedup"]
             for task, values in results["summary"]["policy"]["tasks"].items()
         },
+        "decisions_in_run": decisions_in_run,
         "training_seconds": trained,
         "log": log.strip().splitlines()[-1],
     }
+
+
+def _decisions_in_run(folder: Path) -> float:
+    """Mean length of the inner runs of a meta-training: shorter where the guard ends some."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return mean(event.value for event in events.Scalars("guard/decisions_in_run"))
 
 
 def _run(verb: str, *arguments: str) -> str:
@@ -240,7 +250,14 @@ def _key(overrides: list[str], seed: int) -> str:
 
 def _print(study: str, policies: dict[str, Any], n_seeds: int) -> None:
     table = Table(title=f"{study}: meta_valid, {n_seeds} policies each")
-    for heading in ("variant", "speed-up", "each", "final loss over Adam's", "reached"):
+    for heading in (
+        "variant",
+        "speed-up",
+        "each",
+        "final loss over Adam's",
+        "reached",
+        "decisions a run",
+    ):
         table.add_column(heading)
     for variant, overrides in STUDIES[study].items():
         measured = [policies[_key(overrides, seed)] for seed in range(n_seeds)]
@@ -252,6 +269,7 @@ def _print(study: str, policies: dict[str, Any], n_seeds: int) -> None:
             " ".join(f"{value:.2f}" for value in speedups),
             f"{geometric_mean([each['final_loss_over_adam'] for each in measured]):.2f}",
             f"{mean(each['reached'] for each in measured):.0%}",
+            f"{mean(each['decisions_in_run'] for each in measured):.1f}",
         )
     Console(width=110).print(table)
 

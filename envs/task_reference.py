@@ -14,7 +14,7 @@ from trainpilot.envs.levels import LOWEST_LEVEL, START_LEVEL
 from trainpilot.inner_tasks.errors import require
 
 #: The least unit of a reward: a reference that hardly improves must not make rewards huge.
-_LEAST_SPAN = 0.05
+_LEAST_SPAN = 0.3
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TaskReference:
 
     @property
     def span(self) -> float:
-        """The improvement from the start to the reference's end, at least 0.05."""
+        """The improvement from the start to the reference's end, at least 0.3."""
         return max(START_LEVEL - self.final_level, _LEAST_SPAN)
 
 
@@ -60,7 +60,7 @@ class RowReferences:
     Attributes:
         known: whether the row's reference is known, `(n_runs,)`.
         final_level: level that it ends at, `(n_runs,)`.
-        span: improvement from the start to there, at least 0.05, `(n_runs,)`.
+        span: improvement from the start to there, at least 0.3, `(n_runs,)`.
     """
 
     def __init__(self, n_runs: int) -> None:

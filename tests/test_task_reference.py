@@ -21,7 +21,7 @@ LONGER = TaskReference((0.0, -0.5, -0.5, -1.0))
 def test_its_final_level_and_span_are_those_of_its_end():
     assert FALLING.final_level == -2.0
     assert FALLING.span == START_LEVEL + 2.0
-    assert TaskReference((0.5,)).span == 0.05
+    assert TaskReference((0.5,)).span == 0.3
     assert TaskReference().final_level == LOWEST_LEVEL
 
 
