@@ -190,7 +190,7 @@ def test_references_that_are_known_are_not_measured_again(moons, monkeypatch):
     env, config = configs()
     groups, references = make_groups([moons], env, config, {})
     monkeypatch.setattr(
-        "trainpilot.envs.worker.measure_reference", lambda runs: pytest.fail("swept")
+        "trainpilot.envs.worker.measure_rows", lambda *_: pytest.fail("swept")
     )
     again, same = make_groups([moons], env, config, references)
     assert references == same
