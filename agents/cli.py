@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -35,6 +36,15 @@ _LISTS = {"tasks": "list_tasks", "controllers": "list_controllers"}
 
 def main() -> None:
     """Dispatch to the command that the first argument names."""
+    try:
+        _dispatch()
+    except BrokenPipeError:
+        # Whoever read our output, such as `head`, has had enough: nothing is left to be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _dispatch() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")

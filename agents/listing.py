@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from trainpilot.agents.progress import ProgressBar
 from trainpilot.inner_tasks.catalogue import (
     load_task,
     option_names,
@@ -35,8 +36,13 @@ def task_entries() -> list[dict[str, Any]]:
         `n_train` are None and the note says why. Of a family it says how many tasks it has. Else it
         is None.
     """
-    suites = suite_of_tasks()
-    return [_entry(name, suites.get(name)) for name in task_names()]
+    suites, names = suite_of_tasks(), task_names()
+    entries = []
+    with ProgressBar("reading tasks", len(names)) as progress:
+        for done, name in enumerate(names):
+            progress.update(done, name)
+            entries.append(_entry(name, suites.get(name)))
+    return entries
 
 
 def _entry(name: str, suite: str | None) -> dict[str, Any]:
