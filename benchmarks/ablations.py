@@ -147,7 +147,7 @@ def measure(
     """Meta-train a policy and evaluate it on `meta_valid`."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        log = _run(
+        _run(
             "train", f"seed={seed}", f"agent.total_decisions={decisions}",
             f"agent.runs_per_task={rows}", "env.compiled=null", f"references={known}",
             f"hydra.run.dir={folder}/train", *overrides,
@@ -179,7 +179,6 @@ def measure(
         },
         "decisions_in_run": decisions_in_run,
         "training_seconds": trained,
-        "log": log.strip().splitlines()[-1],
     }
 
 

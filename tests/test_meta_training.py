@@ -189,9 +189,7 @@ def test_a_damaged_checkpoint_is_refused(moons, tmp_path):
 def test_references_that_are_known_are_not_measured_again(moons, monkeypatch):
     env, config = configs()
     groups, references = make_groups([moons], env, config, {})
-    monkeypatch.setattr(
-        "trainpilot.envs.worker.measure_rows", lambda *_: pytest.fail("swept")
-    )
+    monkeypatch.setattr("trainpilot.envs.worker.measure_rows", lambda *_: pytest.fail("swept"))
     again, same = make_groups([moons], env, config, references)
     assert references == same
     assert again.groups[0].references[0] == groups.groups[0].references[0] == references["moons"]
