@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="inner runs of each task")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     default = Path(__file__).parent / "results" / "ablations.json"
+    parser.add_argument("--show", action="store_true", help="only what has been measured")
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
     setting = {"decisions": arguments.decisions, "rows": arguments.rows}
@@ -220,9 +221,9 @@ def main() -> None:
         for study in arguments.only
         for overrides in STUDIES[study].values()
     }
-    wanted = {key: job for key, job in jobs.items() if key not in policies}
+    wanted = {key: job for key, job in jobs.items() if key not in policies and not arguments.show}
     known = arguments.out.with_name("references.json")
-    if not known.is_file():
+    if wanted and not known.is_file():
         references(known, arguments.processes)
     started = time.monotonic()
     with ThreadPoolExecutor(arguments.processes) as pool:
@@ -248,7 +249,7 @@ def _key(overrides: list[str], seed: int) -> str:
 
 
 def _print(study: str, policies: dict[str, Any], n_seeds: int) -> None:
-    table = Table(title=f"{study}: meta_valid, {n_seeds} policies each")
+    table = Table(title=f"{study}: meta_valid, up to {n_seeds} policies each")
     for heading in (
         "variant",
         "speed-up",
@@ -259,9 +260,12 @@ def _print(study: str, policies: dict[str, Any], n_seeds: int) -> None:
     ):
         table.add_column(heading)
     for variant, overrides in STUDIES[study].items():
-        measured = [policies[_key(overrides, seed)] for seed in range(n_seeds)]
+        keys = [_key(overrides, seed) for seed in range(n_seeds)]
+        measured = [policies[key] for key in keys if key in policies]
+        if not measured:
+            continue
         speedups = [each["speedup"] for each in measured]
-        spread = f" ± {stdev(speedups):.2f}" if n_seeds > 1 else ""
+        spread = f" ± {stdev(speedups):.2f}" if len(speedups) > 1 else ""
         table.add_row(
             variant,
             f"{geometric_mean(speedups):.2f}{spread}",
