@@ -154,6 +154,8 @@ class ChainTrainer:
         """Train runs on their next micro-batches; gives `StepSums`, `(8, n_rows, n_steps)`."""
         n_rows, n_steps, _ = orders.indices.shape
         at_once = max(1, _STEPS_AT_ONCE // n_steps)
+        if n_rows <= at_once:
+            return self._train_some(state, orders)
         parts = [slice(first, first + at_once) for first in range(0, n_rows, at_once)]
         return np.concatenate(
             [self._train_some(state.rows(part), orders.rows(part)) for part in parts], axis=1

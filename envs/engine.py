@@ -269,7 +269,7 @@ class Engine:
             ", ".join(OPTIMIZER_NAMES[index] for index in used),
         )
         orders, plan = self._next_orders(hyperparameters, n_micro_batches)
-        if self._trainer.takes_any_rows:
+        if self._trainer.takes_any_rows and self._n_rows > self.n_runs:
             runs = slice(self.n_runs)
             sums = self._trainer.train(self._state.rows(runs), orders.rows(runs))
         else:
@@ -282,13 +282,25 @@ class Engine:
     def _next_orders(self, hyperparameters: Hyperparameters, n_steps: int) -> tuple[Orders, Plan]:
         """What all rows do next; it counts as done."""
         plan = self._schedule.plan(hyperparameters, n_steps)
-        # Rows that only fill up the last tile train on the first example and never update.
-        padding = [(0, self._n_rows - self.n_runs), (0, 0)]
-        places = np.pad(self._position[:, None] + np.arange(n_steps), padding)
-        indices = self._order[np.arange(self._n_rows)[:, None], places]
-        scalars = np.pad(plan.scalars, [*padding, (0, 0)])
-        keys = np.pad(step_keys(self._seeds, self._position, n_steps), padding)
-        return Orders(indices, scalars, keys), plan
+        keys = step_keys(self._seeds, self._position, n_steps)
+        first = int(self._position[0])
+        if (self._position == first).all():
+            indices = self._order[:, first : first + n_steps]
+        else:
+            rows = np.arange(self.n_runs)[:, None]
+            indices = self._order[rows, self._position[:, None] + np.arange(n_steps)]
+        orders = Orders(indices, plan.scalars, keys)
+        return self._padded(orders) if self._n_rows > self.n_runs else orders, plan
+
+    def _padded(self, orders: Orders) -> Orders:
+        """With rows that only fill up the last tile: they train on some example, without update."""
+        more = [(0, self._n_rows - self.n_runs), (0, 0)]
+        indices = orders.indices[: self.n_runs].numpy()
+        return Orders(
+            torch.from_numpy(np.pad(indices, [*more, (0, 0)])),
+            np.pad(orders.scalars, [*more, (0, 0)]),
+            np.pad(orders.keys, more),
+        )
 
     def carried(self) -> list[Tensor]:
         """What runs carry from one inner step to the next, `(n_runs, ...)` each.

@@ -63,24 +63,21 @@ class Schedule:
             hyperparameters: of every run, `(n_runs,)` each.
             n_steps: micro-batches, at least 1.
         """
-        shape = (len(self._updates), n_steps)
-        updated = np.zeros(shape, dtype=bool)
-        carried, count, step = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        for number in range(n_steps):
-            carried[:, number] = self._accumulated > 0
-            self._accumulated = self._accumulated + 1
-            count[:, number] = self._accumulated
-            ready = self._accumulated >= hyperparameters.batch_size
-            updated[:, number] = ready
-            self._updates = self._updates + ready
-            self._accumulated = np.where(ready, 0, self._accumulated)
-            step[:, number] = self._updates
+        batch, gathered = hyperparameters.batch_size[:, None], self._accumulated[:, None]
+        number = np.arange(1, n_steps + 1)
+        # Micro-batches since the first update of these, that at which enough have been gathered.
+        since = number - np.maximum(batch - gathered, 1)
+        count = np.where(since <= 0, gathered + number, (since - 1) % batch + 1)
+        updated = (since >= 0) & (since % batch == 0)
+        step = self._updates[:, None] + np.where(since >= 0, since // batch + 1, 0)
+        self._updates = step[:, -1].copy()
+        self._accumulated = np.where(updated[:, -1], 0, count[:, -1])
         momentum = hyperparameters.momentum[:, None]
         # A run that has not updated yet needs no correction, but a finite number.
         counted = np.maximum(step, 1)
         columns = {
             "gradient_clip": hyperparameters.gradient_clip[:, None],
-            "carried": carried,
+            "carried": count > 1,
             "share": 1 / count,
             "learning_rate": hyperparameters.learning_rate[:, None],
             "weight_decay": hyperparameters.weight_decay[:, None],
@@ -89,18 +86,17 @@ class Schedule:
             "mean_correction": 1 / (1 - momentum**counted),
             "square_correction": 1 / (1 - ADAM_BETA2**counted),
             "step": step,
-            "optimizer": hyperparameters.optimizer[:, None].astype(np.float64),
-            "applied": updated.astype(np.float64),
+            "optimizer": hyperparameters.optimizer[:, None],
+            "applied": updated,
         }
+        scalars = np.empty((*updated.shape, len(STEP_SCALARS)))
+        for place, name in enumerate(STEP_SCALARS):
+            scalars[:, :, place] = columns[name]
         return Plan(
-            scalars=_stacked([columns[name] for name in STEP_SCALARS], shape),
+            scalars=scalars,
             updated=updated,
             mean_correction=columns["mean_correction"],
         )
-
-
-def _stacked(columns: list[FloatArray], shape: tuple[int, int]) -> FloatArray:
-    return np.stack([np.broadcast_to(column, shape) for column in columns], axis=2)
 
 
 def step_keys(seeds: IntArray, position: IntArray, n_steps: int) -> IntArray:
