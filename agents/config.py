@@ -114,8 +114,9 @@ class TrainConfig:
         agent: PPO.
         seed: of everything random.
         resume: go on from the last checkpoint in the run's folder.
-        references: a `references.json` of an earlier training in the same environment, whose
-            tasks are then not measured again; null for none.
+        references: a `references.json` that was measured in the same environment: its tasks are
+            not measured again; null for none. Families' tasks are measured as they are drawn and
+            written by none but `benchmarks/ablations.py`.
     """
 
     suite: SuiteConfig = field(default_factory=SuiteConfig)

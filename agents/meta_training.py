@@ -19,7 +19,7 @@ from trainpilot.agents.progress import ProgressBar
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.groups import Groups, GroupSpec
 from trainpilot.envs.observation import Observation
-from trainpilot.envs.rewards import REWARDS
+from trainpilot.envs.rewards import needs_reference
 from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker_pool import start_groups
@@ -49,13 +49,13 @@ def make_groups(
     """
     if env.compiled is None and agent.total_decisions >= _WORTH_COMPILING:
         env.compiled = True
-    measure = agent.normalise_by_reference or REWARDS[env.reward.name].needs_reference
+    measure = agent.normalise_by_reference or needs_reference(env)
     specs = [
         GroupSpec(
             task,
             agent.runs_per_task,
             env,
-            reference=known.get(task.name) if measure else None,
+            reference=_of_task(task, known) if measure else None,
             family_references=_of_family(task, known) if measure else {},
             measure=measure,
         )
@@ -71,6 +71,11 @@ def make_groups(
 
         groups = start_groups(specs, agent.n_workers, on_ready)
     return groups, known | groups.references
+
+
+def _of_task(task: Trainable, known: dict[str, TaskReference]) -> TaskReference | None:
+    """The reference of a task; a family has none of its own."""
+    return None if isinstance(task, TaskFamily) else known.get(task.name)
 
 
 def _of_family(task: Trainable, known: dict[str, TaskReference]) -> dict[str, TaskReference]:

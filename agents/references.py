@@ -24,6 +24,8 @@ def read_references(path: Path) -> dict[str, TaskReference]:
     """
     found = read_json(path)
     try:
+        if not all(isinstance(curve, list) for curve in found.values()):
+            raise TypeError("a curve must be a list")
         return {
             task: TaskReference(tuple(float(value) for value in curve))
             for task, curve in found.items()

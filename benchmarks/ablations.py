@@ -94,8 +94,12 @@ STUDIES: dict[str, dict[str, list[str]]] = {
         "all": _ALL_ACTIONS,
     },
     "rewards": {
-        name: [f"env.reward.name={name}"]
-        for name in ("log_improvement", "area_under_curve", "time_to_target", "over_reference")
+        # The default: what is measured for other studies too.
+        "log_improvement": [],
+        **{
+            name: [f"env.reward.name={name}"]
+            for name in ("area_under_curve", "time_to_target", "over_reference")
+        },
     },
     "guard": {
         "ends what diverges": [],
@@ -162,7 +166,7 @@ def measure(
         decisions_in_run = _decisions_in_run(Path(folder) / "train" / "tensorboard")
     runs = {(r["task"], r["seed"], r["controller"]): r for r in results["runs"]}
     ratios = [
-        run["final_outer_valid_loss"] / runs[task, number, "adam"]["final_outer_valid_loss"]
+        _loss(run) / _loss(runs[task, number, "adam"])
         for (task, number, controller), run in runs.items()
         if controller == "policy"
     ]
@@ -180,6 +184,12 @@ def measure(
         "decisions_in_run": decisions_in_run,
         "training_seconds": trained,
     }
+
+
+def _loss(run: dict[str, Any]) -> float:
+    """The final loss of a run; far above all where it diverged, which JSON has as null."""
+    loss = run["final_outer_valid_loss"]
+    return 1e6 if loss is None else float(loss)
 
 
 def _decisions_in_run(folder: Path) -> float:

@@ -82,8 +82,9 @@ def _with_orders(chain: list[ChainLayer]) -> list[ChainLayer]:
             raise UntranslatableError("its dropout follows a convolution")
         if layer.kind == "addition":
             layer = layer._replace(source=made_by[layer.source])
-            if not layer.source and result[0].kind in ("convolution", "embedding"):
-                raise UntranslatableError(f"its addition takes what its {result[0].kind} takes")
+            first = result[0].kind if result else "addition"
+            if not layer.source and first in ("convolution", "embedding", "addition"):
+                raise UntranslatableError(f"its addition takes what its {first} takes")
         result.append(layer)
         made_by.append(len(result))
     if chain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,19 +13,26 @@ from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArra
 from trainpilot.envs.signals import Evaluation, Signals
 from trainpilot.inner_tasks.family import TaskFamily
 
-#: Engines whose trainer is held against eager torch at the start; those after them train models
-#: of the same kinds, and hundreds of comparisons would take as long as the runs.
+#: Of the tasks with these first numbers the trainer is held against eager torch at the start. The
+#: others' models are of the same kinds, and hundreds of comparisons would take as long as the runs.
 _COMPARED = 16
+#: Engines that wait for their task to be drawn again, at most: each holds the task's data.
+_MOST_IDLE = 128
 #: Apart from what else is drawn from a run's seed.
 _STREAM = 2
+
+
+def is_trusted(number: int) -> bool:
+    """Whether the trainer of the family's task of that number is taken without a comparison."""
+    return number >= _COMPARED
 
 
 class FamilyEngine:
     """Advances `n_runs` inner runs of tasks of a family; the seed of a run draws its task.
 
     What an environment asks of `trainpilot.envs.engine.Engine`, row by row: each run has an
-    engine of one row. An engine that is no longer in use waits for the next run of its task, so
-    that a task is made once.
+    engine of one row. An engine that is no longer in use waits a while for the next run of its
+    task.
 
     Args:
         family: of the tasks.
@@ -45,20 +51,23 @@ class FamilyEngine:
         self.family = family
         self.n_runs = n_runs
         self._settings = settings
-        self._n_made = 0
-        self._idle: dict[int, list[Engine]] = defaultdict(list)
+        self._idle: list[tuple[int, Engine]] = []
         self.numbers: IntArray = np.arange(n_runs) % family.n_tasks
         self._engines = [self._take(int(number)) for number in self.numbers]
         self.report = self._engines[0].report
         self.evaluate()
 
     def _take(self, number: int) -> Engine:
-        idle = self._idle[number]
-        if idle:
-            return idle.pop()
-        trusted = self._n_made >= _COMPARED
-        self._n_made += 1
-        return Engine(self.family.task(number), 1, trusted=trusted, **self._settings)
+        for place, (waiting, engine) in enumerate(self._idle):
+            if waiting == number:
+                del self._idle[place]
+                return engine
+        task = self.family.task(number)
+        return Engine(task, 1, trusted=is_trusted(number), **self._settings)
+
+    def _give_back(self, row: int) -> None:
+        self._idle.append((int(self.numbers[row]), self._engines[row]))
+        del self._idle[:-_MOST_IDLE]
 
     @property
     def task_names(self) -> list[str]:
@@ -89,7 +98,7 @@ class FamilyEngine:
         for place, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
             number = int(np.random.default_rng([seed, _STREAM]).integers(self.family.n_tasks))
             if number != self.numbers[row]:
-                self._idle[int(self.numbers[row])].append(self._engines[row])
+                self._give_back(row)
                 self._engines[row] = self._take(number)
                 self.numbers[row] = number
             own = None if budgets is None else [budgets[place]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.family_engine import is_trusted
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.reference import grid, measure_reference
 from trainpilot.envs.task_reference import TaskReference
@@ -38,7 +39,7 @@ class FamilyReferences:
         if number not in self._found:
             configurations = self._configurations
             task = self._family.task(number)
-            runs = InnerRuns(task, len(configurations), self._config, trusted=True)
+            runs = InnerRuns(task, len(configurations), self._config, trusted=is_trusted(number))
             self._found[number] = measure_reference(runs, 1, configurations)
         return self._found[number]
 

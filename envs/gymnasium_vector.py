@@ -15,7 +15,7 @@ from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.hyperparameters import FloatArray, IntArray
 from trainpilot.envs.inner_runs import BoolArray
 from trainpilot.envs.observation import Observation
-from trainpilot.envs.rewards import REWARDS
+from trainpilot.envs.rewards import needs_reference
 from trainpilot.envs.row_seeds import RowSeeds
 from trainpilot.envs.single import observation_space
 from trainpilot.envs.transition import (
@@ -71,7 +71,7 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, Action, Array]):
         sizes = np.diff(np.arange(len(tasks) + 1) * num_envs // len(tasks)).tolist()
         config = config or EnvConfig()
         config.validate()
-        measure = REWARDS[config.reward.name].needs_reference
+        measure = needs_reference(config)
         self._groups = start_groups(
             [
                 GroupSpec(each, size, config, measure=measure)

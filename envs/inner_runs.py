@@ -31,6 +31,7 @@ from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import REWARDS, Stretch
 from trainpilot.envs.signals import Evaluation
 from trainpilot.envs.task_reference import RowReferences, TaskReference
+from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.family import TaskFamily, Trainable
 
 BoolArray = NDArray[np.bool_]
@@ -245,7 +246,13 @@ class InnerRuns:
 
         Returns:
             What came of it. Rows that ended must be reset before the next step.
+
+        Raises:
+            TrainpilotError: if something that is asked for is not a number.
         """
+        for name in HYPERPARAMETER_NAMES:
+            unknown = np.isnan(getattr(asked, name)).any()
+            require(not unknown, f"a controller must ask for a number as {name}", "NaN")
         before, since = self.hyperparameters, self._progress()
         self.hyperparameters = clamp(asked, self.config.bounds)
         signals = self.engine.advance(self.hyperparameters, self.config.micro_batches_per_decision)

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainpilot.envs.config import REWARD_NAMES, RewardConfig
+from trainpilot.envs.config import REWARD_NAMES, EnvConfig, RewardConfig
 from trainpilot.envs.hyperparameters import FloatArray
 from trainpilot.envs.levels import HIGHEST_LEVEL, START_LEVEL
 from trainpilot.envs.task_reference import RowReferences
@@ -111,8 +111,8 @@ class AreaUnderCurve(Reward):
 
     `-(after - final_level) * share / span`
 
-    Over a run: -(mean level - final_level) / span. -1 for a run that never improves, 0 for one
-    that is at the reference's end from its first decision on.
+    Over a run: -(mean level - final_level) / span. 0 for a run that is at the reference's end from
+    its first decision on; -1 for one that never improves, if the reference does by 0.3 or more.
     """
 
     def _earned(self, stretch: Stretch, references: RowReferences) -> FloatArray:
@@ -170,3 +170,8 @@ class OverReference(Reward):
 REWARDS: dict[str, type[Reward]] = dict(
     zip(REWARD_NAMES, (LogImprovement, AreaUnderCurve, TimeToTarget, OverReference), strict=True)
 )
+
+
+def needs_reference(config: EnvConfig) -> bool:
+    """Whether reward or guard say nothing where a task's reference is not known."""
+    return REWARDS[config.reward.name].needs_reference or config.guard.hopeless_share > 0

@@ -13,7 +13,7 @@ from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.family_references import measure_rows
 from trainpilot.envs.inner_runs import InnerRuns, Outcome
 from trainpilot.envs.observation import HIGH, LOW, Observation
-from trainpilot.envs.rewards import REWARDS
+from trainpilot.envs.rewards import needs_reference
 from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.family import Trainable
 
@@ -75,7 +75,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
     ) -> None:
         task = load_task(task) if isinstance(task, str) else task
         self.runs = InnerRuns(task, 1, config or EnvConfig())
-        if REWARDS[self.runs.config.reward.name].needs_reference:
+        if needs_reference(self.runs.config):
             measure_rows(self.runs)
         self.render_mode = render_mode
         self.observation_space = observation_space()

@@ -33,7 +33,16 @@ def check_inner_task(task: InnerTask) -> None:
     require(bool(task.dataset), f"'{task.name}' must name its dataset", repr(task.dataset))
     check_micro_batch_size(task.name, task.micro_batch_size, len(task.splits.train.inputs))
     _check_splits(task)
-    _check_model(task)
+    try:
+        _check_model(task)
+    except TrainpilotError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainpilotError(
+            f"the model, loss, metrics and data of task '{task.name}' must fit together; it failed "
+            f"with: {reason}"
+        ) from error
 
 
 def _check_splits(task: InnerTask) -> None:
@@ -113,4 +122,6 @@ def n_shared_with_train(splits: Splits) -> dict[str, int]:
 
 
 def _rows(inputs: Tensor) -> list[bytes]:
-    return [row.tobytes() for row in inputs.reshape(len(inputs), -1).numpy(force=True)]
+    # As bytes, since NumPy does not know every type of torch's.
+    flat = inputs.detach().cpu().reshape(len(inputs), -1).contiguous().view(torch.uint8)
+    return [row.tobytes() for row in flat.numpy()]

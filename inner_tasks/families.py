@@ -132,13 +132,10 @@ def _grammar(name: str, generator: np.random.Generator) -> TensorTask:
     # count; an order of two is too much to learn of many tokens.
     concentration = log_uniform(generator, 0.02, 0.3)
     n_before = n_tokens if n_tokens <= 10 and generator.uniform() < 0.5 else 1
-    after = generator.dirichlet(np.full(n_tokens, concentration), size=(n_before, n_tokens))
-    cumulated = after.cumsum(2)
-    tokens = [0, 1]
-    for draw in generator.uniform(size=n_examples + context):
-        place = int(np.searchsorted(cumulated[tokens[-2] % n_before, tokens[-1]], draw))
-        tokens.append(min(place, n_tokens - 1))
-    text = torch.tensor(tokens[2:])
+    text = _markov_chain(generator, n_before, n_tokens, concentration, n_examples + context)
+    while torch.bincount(text).max() > _MOST_COMMON * len(text):
+        concentration *= 1.5
+        text = _markov_chain(generator, n_before, n_tokens, concentration, n_examples + context)
     windows = text.unfold(0, context + 1, 1)[:n_examples]
     width, hidden = log_uniform_int(generator, 4, 16), log_uniform_int(generator, 16, 96)
     return TensorTask(
@@ -148,6 +145,23 @@ def _grammar(name: str, generator: np.random.Generator) -> TensorTask:
         model=lambda: embedding_mlp(n_tokens, context, width, [hidden], n_tokens),
         micro_batch_size=drawn_micro_batch_size(generator),
     )
+
+
+#: Share of the commonest token, at most: a chain that stays where it is teaches nothing.
+_MOST_COMMON = 0.8
+
+
+def _markov_chain(
+    generator: np.random.Generator, n_before: int, n_tokens: int, concentration: float, length: int
+) -> Tensor:
+    """Tokens `(length,)`, the next one drawn by the last two; by the last where `n_before` is 1."""
+    after = generator.dirichlet(np.full(n_tokens, concentration), size=(n_before, n_tokens))
+    cumulated = after.cumsum(2)
+    tokens = [0, 1]
+    for draw in generator.uniform(size=length):
+        place = int(np.searchsorted(cumulated[tokens[-2] % n_before, tokens[-1]], draw))
+        tokens.append(min(place, n_tokens - 1))
+    return torch.tensor(tokens[2:])
 
 
 def _wave(name: str, generator: np.random.Generator) -> TensorTask:

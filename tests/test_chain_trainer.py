@@ -206,6 +206,23 @@ def test_a_model_without_layers_is_left_to_torch(model):
     assert "its model has no layer" in engine.report
 
 
+class Doubling(nn.Module):
+    """An addition before any layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing, self.linear = nn.Identity(), nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(self.nothing(inputs) + inputs)
+
+
+def test_an_addition_before_any_layer_is_left_to_torch():
+    inputs = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    engine = Engine(classification(Doubling, inputs, 3, 10), 1, n_micro_batches=1)
+    assert engine.report.startswith("inner steps are not compiled: C++ of our own does not cover")
+
+
 def test_other_losses_are_left_to_torch(moons):
     task = TensorTask(
         "own_loss", model=moons.make_model, splits=moons.splits, micro_batch_size=10,

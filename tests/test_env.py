@@ -300,3 +300,11 @@ def test_a_run_that_accumulates_is_not_taken_for_one_that_diverged(moons):
     assert runs.hyperparameters.batch_size.tolist() == [2, 2]
     with pytest.raises(TrainpilotError, match="batch_size_high, 1; given: 2"):
         InnerRuns(moons, 1, EnvConfig(start=StartConfig(batch_size=2)))
+
+
+def test_a_controller_must_ask_for_numbers(moons):
+    runs = InnerRuns(moons, 2, EnvConfig())
+    runs.reset(range(2), range(2))
+    asked = replace(runs.hyperparameters, learning_rate=np.array([1e-3, np.nan]))
+    with pytest.raises(TrainpilotError, match="a number as learning_rate; given: NaN"):
+        runs.step(asked)

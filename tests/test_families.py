@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from trainpilot.envs import family_engine
+from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.family_engine import FamilyEngine
+from trainpilot.envs.family_references import FamilyReferences, measure_rows
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.task_reference import TaskReference
 from trainpilot.inner_tasks import TrainpilotError, check_inner_task, families
 
 FAMILIES = (
@@ -42,13 +47,14 @@ def test_all_models_train_in_our_own_kernels(make):
         assert report == "inner runs are trained by C++ of our own"
 
 
-@pytest.mark.parametrize("make", [families.trees, families.mixtures, families.patterns])
+@pytest.mark.parametrize("make", FAMILIES)
 def test_no_class_is_nearly_all_of_a_task(make):
-    for number in range(6):
-        task = make().task(number)
+    family = make()
+    for number in range(family.n_tasks):
+        task = family.task(number)
         if task.objective_name == "cross_entropy":
             classes = torch.cat([split.targets for split in task.splits])
-            assert torch.bincount(classes).max() < 0.95 * len(classes)
+            assert torch.bincount(classes).max() < 0.85 * len(classes), task.name
 
 
 def test_features_of_ill_conditioned_tasks_span_decades():
@@ -108,3 +114,32 @@ def test_an_evaluation_of_some_rows_leaves_the_others():
     after = engine.evaluate([1])[0].loss
     assert after[0] == before[0]
     assert after[1] != before[1]
+
+
+def test_engines_that_wait_are_not_kept_without_end(monkeypatch):
+    monkeypatch.setattr(family_engine, "_MOST_IDLE", 3)
+    engine = FamilyEngine(families.trees(), 2, n_micro_batches=2)
+    for seed in range(12):
+        engine.reset(range(2), [seed, seed + 100])
+        assert len(engine._idle) <= 3
+
+
+def test_every_row_has_the_reference_of_its_own_task():
+    """Measured when the task is first drawn; what is known is not measured again."""
+    family = families.trees(n_tasks=4)
+    config = EnvConfig(decisions=3, micro_batches_per_decision=5)
+    known = {"trees_1": TaskReference((-1.0, -2.0, -3.0))}
+    runs = InnerRuns(family, 2, config)
+    assert measure_rows(runs, known) is None
+    own = FamilyReferences(family, config, {})
+    drawn = set()
+    for seed in range(8):
+        runs.reset([0, 1], [seed, seed + 50])
+        for row in range(2):
+            number = int(runs.engine.numbers[row])
+            drawn.add(number)
+            expected = known["trees_1"] if number == 1 else own(number)
+            assert runs.references[row] == expected
+            assert runs.references.known[row]
+    assert drawn == {0, 1, 2, 3}
+    assert own(1) != known["trees_1"]

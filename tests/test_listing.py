@@ -140,18 +140,33 @@ def negative():
         model=lambda: torch.nn.Linear(3, 2),
         loss=lambda outputs, targets: -(outputs ** 2).sum(),
     )
+
+def unfit():
+    return TensorTask(
+        "unfit",
+        inputs=torch.ones(100, 3),
+        targets=torch.zeros(100, dtype=torch.int64),
+        model=lambda: torch.nn.Linear(4, 2),
+    )
 """
 
 
-def test_check_task_refuses_a_broken_task_in_one_sentence(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("negative", "the loss of 'negative' must be finite and not neg"),
+        ("unfit", "the model, loss, metrics and data of task 'unfit' must fit together; it failed"),
+    ],
+)
+def test_check_task_refuses_a_broken_task_in_one_sentence(
+    name, sentence, monkeypatch, capsys, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken_check.py").write_text(BROKEN)
-    arguments = ["check-task", "task=custom", "task._target_=broken_check.negative"]
+    arguments = ["check-task", "task=custom", f"task._target_=broken_check.{name}"]
     code, out, err = _run(monkeypatch, capsys, *arguments)
     assert (code, out) == (2, "")
-    assert err.startswith(
-        "trainpilot check-task: the loss of 'negative' must be finite and not neg"
-    )
+    assert err.startswith(f"trainpilot check-task: {sentence}")
     assert len(err.splitlines()) == 1
 
 
