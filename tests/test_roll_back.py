@@ -314,7 +314,7 @@ def test_a_constant_that_the_guard_shrinks_stays_shrunk_and_the_run_goes_on(quad
     assert run.outer_valid_loss[-1] < run.outer_valid_loss[0]
 
 
-def test_interventions_are_the_same_whoever_holds_the_rows(quadratic):
+def test_a_worker_tells_of_interventions_in_all_its_groups(quadratic):
     worker = Worker([GroupSpec(quadratic, 2, config()), GroupSpec(quadratic, 1, config())])
     worker.reset(np.arange(3))
     for group in worker.groups:
