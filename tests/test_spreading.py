@@ -13,6 +13,7 @@ from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.row_cost import row_cost
 from trainpilot.envs.spreading import assign, spread
 from trainpilot.inner_tasks import TensorTask
+from trainpilot.inner_tasks.families import teachers
 
 COSTS = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=60)
 
@@ -55,7 +56,13 @@ def linear(name, width):
 
 def test_the_cost_counts_multiplications_and_parameters():
     # A product of 10 x 7 and 7 x 3 is 2 * 210 operations, three times with its backward.
-    assert row_cost(linear("a", 7)) == 3 * 2 * 10 * 7 * 3 + 60 * 7 * 3 + 1
+    assert row_cost(linear("a", 7)) == 3 * 2 * 10 * 7 * 3 + 60 * 7 * 3 + 1e6
+
+
+def test_a_row_of_a_family_costs_more_than_its_tasks():
+    family = teachers(n_tasks=2)
+    mean = (row_cost(family.task(0)) + row_cost(family.task(1))) / 2
+    assert row_cost(family) == mean + 2e6
 
 
 def test_the_cost_leaves_the_random_numbers_alone_and_a_broken_model_to_its_worker():
@@ -65,7 +72,7 @@ def test_the_cost_leaves_the_random_numbers_alone_and_a_broken_model_to_its_work
     row_cost(task)
     assert torch.equal(before, torch.get_rng_state())
     task.make_model = lambda: nn.Linear(8, 3)
-    assert row_cost(task) == 1
+    assert row_cost(task) == 1e6
 
 
 def held(sizes, n_workers, widths=None):
@@ -86,7 +93,7 @@ def test_a_task_at_a_border_is_divided_and_measured_once():
         [("task1", 2, False), ("task2", 4, True)],
     ]
     # A row of the second task costs five times one of the first: half of 8 + 40 is 8 + 3 * 5.
-    assert held([8, 8], 2, widths=[2, 10]) == [
+    assert held([8, 8], 2, widths=[2, 11_111]) == [
         [("task0", 8, True), ("task1", 4, True)],
         [("task1", 4, False)],
     ]
