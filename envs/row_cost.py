@@ -11,10 +11,8 @@ from trainpilot.inner_tasks.family import TaskFamily, Trainable
 _PASSES = 3
 #: Arithmetic of all optimizers' moments, the update and the signals, for each parameter.
 _FLOPS_PER_PARAMETER = 60
-
-
-#: What a row's decision costs beside its arithmetic, as FLOPs of an inner step (measured: 0.2 ms
-#: for a row among others and 0.6 ms for a family's, where ten steps of a million FLOPs take 0.22 ms).
+#: What a row's decision costs beside its arithmetic, as FLOPs of an inner step. Measured: 0.2 ms
+#: for a row among others and 0.6 ms for a family's; ten steps of a million FLOPs take 0.22 ms.
 _FIXED, _FIXED_IN_FAMILY = 1e6, 3e6
 #: Tasks of a family that stand for all.
 _SAMPLE = 4
