@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from trainpilot.agents.config import CheckTaskConfig
 from trainpilot.agents.hydra_app import run_app, typed
-from trainpilot.envs.engine import Engine
+from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.inner_tasks.catalogue import make_task
 from trainpilot.inner_tasks.check import check_inner_task, n_shared_with_train
 from trainpilot.inner_tasks.describing import describe_model, n_parameters
@@ -21,19 +21,10 @@ def check_task(config: CheckTaskConfig) -> str:
     Raises:
         TrainpilotError: naming the first rule that the task breaks.
     """
-    config.env.validate()
+    config.env.validate()  # before the data are read
     task = make_task(config.task)
     check_inner_task(task)
-    engine = Engine(
-        task,
-        1,
-        n_micro_batches=1,
-        evaluation_size=config.env.evaluation_size,
-        optimizers=config.env.optimizers,
-        compiled=config.env.compiled,
-        mixed_precision=config.env.mixed_precision,
-        device=config.env.device,
-    )
+    engine = InnerRuns(task, 1, config.env).engine
     valid, _ = engine.evaluate()
     model = task.make_model()
     sizes = ", ".join(
