@@ -16,6 +16,7 @@ from trainpilot.envs.chain_layers import ChainLayer, Shape, is_layer, layer_of
 from trainpilot.envs.fast_forms import is_hooked
 from trainpilot.envs.mappable import salt_of
 from trainpilot.envs.native_code import UntranslatableError
+from trainpilot.inner_tasks.errors import first_line
 
 
 def chain_of(model: nn.Module, inputs: Shape) -> list[ChainLayer]:
@@ -78,8 +79,9 @@ class _Chain:
         try:
             graph = fx.symbolic_trace(whole)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UntranslatableError(f"its model cannot be traced ({reason})") from error
+            raise UntranslatableError(
+                f"its model cannot be traced ({first_line(error)})"
+            ) from error
         last: fx.Node | None = None
         # Nodes that ask for the number of examples, as in `x.view(x.size(0), -1)`.
         counts: set[fx.Node] = set()

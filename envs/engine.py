@@ -28,9 +28,9 @@ from trainpilot.envs.roll_back import LastGood
 from trainpilot.envs.row_cost import row_cost
 from trainpilot.envs.schedule import STEP_SCALARS, Plan, Schedule, step_keys
 from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
-from trainpilot.envs.starting import Setting, Trial, choose_trainer, first_line, refusing
+from trainpilot.envs.starting import Setting, Trial, choose_trainer, refusing
 from trainpilot.envs.trainer import Orders, RunState
-from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
 from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_size
 
 #: Rows in a tile, at most. More no longer spreads a call's fixed cost noticeably thinner, and
@@ -101,7 +101,9 @@ class Engine:
         self._max_batch_size = max_batch_size
         self._menu = menu(optimizers)
         # A graphics processor wants all rows at once, a core as many as stay near it.
-        most = HEAVY_TILE if row_cost(task) > _HEAVY else TILE
+        # Of a few rows both sizes make one tile: no need to weigh the step.
+        few = n_runs <= HEAVY_TILE
+        most = TILE if few or row_cost(task) <= _HEAVY else HEAVY_TILE
         n_tiles = -(-n_runs // most) if self._device.type == "cpu" else 1
         tile = -(-n_runs // n_tiles)
         self._n_rows = n_tiles * tile

@@ -18,7 +18,7 @@ from trainpilot.envs.native_code import UntranslatableError
 from trainpilot.envs.native_update import native_update
 from trainpilot.envs.signals import StepSums
 from trainpilot.envs.trainer import Orders, RunState, Trainer
-from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
 from trainpilot.inner_tasks.protocol import InnerTask, Split
 
 
@@ -213,11 +213,6 @@ def _check_losses(task: InnerTask, losses: dict[str, float]) -> None:
             f"weights on {where}",
             loss,
         )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager

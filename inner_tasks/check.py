@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
 from trainpilot.inner_tasks.protocol import InnerTask, Splits, check_micro_batch_size
 
 MODALITIES = ("vision", "text", "tabular", "synthetic")
@@ -38,10 +38,9 @@ def check_inner_task(task: InnerTask) -> None:
     except TrainpilotError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainpilotError(
             f"the model, loss, metrics and data of task '{task.name}' must fit together; it failed "
-            f"with: {reason}"
+            f"with: {first_line(error)}"
         ) from error
 
 

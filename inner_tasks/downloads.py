@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainpilot.inner_tasks.errors import MissingDataError, require
+from trainpilot.inner_tasks.errors import MissingDataError, first_line, require
 from trainpilot.inner_tasks.models import cnn, embedding_mlp
 from trainpilot.inner_tasks.protocol import Split, Splits
 from trainpilot.inner_tasks.sources import import_for, sourced_task
@@ -211,7 +211,7 @@ def _fetched(dataset: str, fetch: Callable[[], Any]) -> Any:
     try:
         return fetch()
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise MissingDataError(
             f"the data set '{dataset}' is downloaded when it is first used, which needs the "
             f"network; given: {reason}",

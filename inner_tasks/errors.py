@@ -52,3 +52,8 @@ class MissingDataError(TrainpilotError):
     def __init__(self, message: str, dataset: str) -> None:
         super().__init__(message)
         self.dataset = dataset
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
