@@ -35,6 +35,12 @@ class Run:
         roll_backs: how often the guard rolled it back.
         test_loss: of the last weights; infinite if it diverged.
         test_metrics: likewise, by name; empty if it diverged.
+        test_curve: test loss at each point of the curves; for reports alone.
+        accuracy_curve: test accuracy likewise; empty where the task has none.
+        seconds: wall-clock time of the run: its share of what trained several side by side, and
+            its controller's decisions.
+        search_samples: processed before the run to find its configuration.
+        configuration: what a search has settled on; None for what searches nothing.
     """
 
     task: str
@@ -49,6 +55,11 @@ class Run:
     roll_backs: int = 0
     test_loss: float = float("inf")
     test_metrics: dict[str, float] = field(default_factory=dict)
+    test_curve: list[float] = field(default_factory=list)
+    accuracy_curve: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    search_samples: int = 0
+    configuration: dict[str, Any] | None = None
 
 
 class Rollout(NamedTuple):

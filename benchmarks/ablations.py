@@ -1,9 +1,10 @@
 """What each feature, action, reward and the guard contribute: meta-training with and without.
 
-    python benchmarks/ablations.py [--only features actions ...] [--seeds 3] [--decisions 96000]
+    python benchmarks/ablations.py [--only features actions ...] [--seeds 3]
 
 Every variant is meta-trained with the same budget and several seeds, then evaluated on
-`meta_valid`.
+`meta_valid`. Single features are screened: in each of 44 policies another half of them is hidden
+(`ablation_variants.plackett_burman`), so that every policy says something of every feature.
 What has been measured is kept in the file of results after every policy and not measured again,
 so that the command may be interrupted at any time.
 """
@@ -19,11 +20,13 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from itertools import repeat
+from math import exp, log, sqrt
 from pathlib import Path
-from statistics import geometric_mean, mean, stdev
+from statistics import geometric_mean, mean, stdev, variance
 from typing import Any
 
 import torch
+from ablation_variants import STUDIES, hiding, screening
 from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -39,74 +42,9 @@ from trainpilot.envs.task_reference import TaskReference
 from trainpilot.inner_tasks.catalogue import load_task, suite_of_tasks
 from trainpilot.inner_tasks.family import TaskFamily
 
-#: Features that say one thing together.
-FEATURE_GROUPS = {
-    "time": ["has_budget", "progress", "age"],
-    "train loss": [name for name in FEATURE_NAMES if name.startswith("train_")],
-    "gradients": [
-        "gradient_norm", "gradient_noise", "gradient_momentum_cosine",
-        "gradient_parameter_cosine", "gradient_update_cosine", "gradient_signal",
-    ],
-    "size of the update": ["relative_update"],
-    "validation loss": [
-        "has_valid", "generalisation_gap", "valid_loss", "valid_improvement", "valid_regret",
-    ],
-    "accuracy": ["has_accuracy", "valid_accuracy"],
-    "learning rate": ["learning_rate", "learning_rate_change", "learning_rate_step"],
-    "optimizer": [name for name in FEATURE_NAMES if name.startswith("optimizer_")]
-    + ["since_switch"],
-}  # fmt: skip
-
 #: Rows that measure a task's reference.
 _ROWS = 21
-_NO_SWITCH = "env.actions.optimizers=[]"
-_STEPS = "[0.5,1.0,2.0]"
-_ALL_ACTIONS = [
-    f"env.actions.weight_decay={_STEPS}", f"env.actions.momentum={_STEPS}",
-    f"env.actions.gradient_clip={_STEPS}", f"env.actions.batch_size={_STEPS}",
-    "env.bounds.batch_size_high=8",
-]  # fmt: skip
-
-
-def _hidden(names: list[str]) -> list[str]:
-    return [f"env.observation.hidden=[{','.join(names)}]"]
-
-
-#: Overrides of each variant, by study.
-STUDIES: dict[str, dict[str, list[str]]] = {
-    "features": {
-        "all": [],
-        **{f"without {group}": _hidden(names) for group, names in FEATURE_GROUPS.items()},
-        "none but time": _hidden([n for n in FEATURE_NAMES if n not in FEATURE_GROUPS["time"]]),
-        "nothing dropped in training": [
-            f"env.observation.drop_{signal}=0" for signal in ("budget", "valid", "accuracy")
-        ],
-    },
-    "single_features": {f"without {name}": _hidden([name]) for name in FEATURE_NAMES},
-    "actions": {
-        "rate and optimizer": [],
-        "rate": [_NO_SWITCH],
-        "optimizer": ["env.actions.learning_rate=[]"],
-        "rate and weight decay": [_NO_SWITCH, _ALL_ACTIONS[0]],
-        "rate and momentum": [_NO_SWITCH, _ALL_ACTIONS[1]],
-        "rate and gradient clip": [_NO_SWITCH, _ALL_ACTIONS[2]],
-        "rate and batch size": [_NO_SWITCH, *_ALL_ACTIONS[3:]],
-        "all": _ALL_ACTIONS,
-    },
-    "rewards": {
-        # The default: what is measured for other studies too.
-        "log_improvement": [],
-        **{
-            name: [f"env.reward.name={name}"]
-            for name in ("area_under_curve", "time_to_target", "over_reference")
-        },
-    },
-    "guard": {
-        "ends what diverges": [],
-        "rolls back": ["env.guard.on_divergence=roll_back"],
-        "ends the hopeless": ["env.guard.hopeless_share=0.3", "env.guard.hopeless_after=0.2"],
-    },
-}
+_SCREENING = "single_features"
 
 
 def overrides_for_evaluation(overrides: list[str]) -> list[str]:
@@ -210,10 +148,11 @@ def _run(verb: str, *arguments: str) -> str:
 def main() -> None:
     """Measure what is asked for and has not been measured, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", nargs="+", choices=list(STUDIES), default=list(STUDIES))
+    names = [*STUDIES, _SCREENING]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--decisions", type=int, default=96_000, help="of each meta-training")
-    parser.add_argument("--rows", type=int, default=8, help="inner runs of each task")
+    parser.add_argument("--decisions", type=int, default=60_000, help="of each meta-training")
+    parser.add_argument("--rows", type=int, default=4, help="inner runs of each task")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     default = Path(__file__).parent / "results" / "ablations.json"
     parser.add_argument("--show", action="store_true", help="only what has been measured")
@@ -229,8 +168,11 @@ def main() -> None:
         _key(overrides, seed): (overrides, seed)
         for seed in range(arguments.seeds)
         for study in arguments.only
-        for overrides in STUDIES[study].values()
+        for overrides in STUDIES.get(study, {}).values()
     }
+    if _SCREENING in arguments.only:
+        for seed, hidden in enumerate(screening()):
+            jobs[_key(hiding(hidden), seed)] = (hiding(hidden), seed)
     wanted = {key: job for key, job in jobs.items() if key not in policies and not arguments.show}
     known = arguments.out.with_name("references.json")
     if wanted and not known.is_file():
@@ -250,15 +192,19 @@ def main() -> None:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    console = Console(width=110)
     for study in arguments.only:
-        _print(study, policies, arguments.seeds)
+        if study == _SCREENING:
+            console.print(_effects(policies))
+        else:
+            console.print(_table(study, policies, arguments.seeds))
 
 
 def _key(overrides: list[str], seed: int) -> str:
     return json.dumps([*overrides, f"seed={seed}"])
 
 
-def _print(study: str, policies: dict[str, Any], n_seeds: int) -> None:
+def _table(study: str, policies: dict[str, Any], n_seeds: int) -> Table:
     table = Table(title=f"{study}: meta_valid, up to {n_seeds} policies each")
     for heading in (
         "variant",
@@ -284,7 +230,33 @@ def _print(study: str, policies: dict[str, Any], n_seeds: int) -> None:
             f"{mean(each['reached'] for each in measured):.0%}",
             f"{mean(each['decisions_in_run'] for each in measured):.1f}",
         )
-    Console(width=110).print(table)
+    return table
+
+
+def _effects(policies: dict[str, Any]) -> Table:
+    """What each feature is worth: geometric mean with it over that without it."""
+    measured = [
+        (hidden, log(policies[key]["speedup"]))
+        for seed, hidden in enumerate(screening())
+        if (key := _key(hiding(hidden), seed)) in policies
+    ]
+    table = Table(title=f"single features: meta_valid, {len(measured)} of 44 policies")
+    for heading in ("feature", "speed-up with it over without", "two standard errors"):
+        table.add_column(heading)
+    effects = {}
+    for name in FEATURE_NAMES:
+        groups = (
+            [value for hidden, value in measured if name not in hidden],
+            [value for hidden, value in measured if name in hidden],
+        )
+        if min(map(len, groups)) < 2:
+            continue
+        error = sqrt(sum(variance(group) / len(group) for group in groups))
+        effects[name] = (mean(groups[0]) - mean(groups[1]), error)
+    for name, (effect, error) in sorted(effects.items(), key=lambda item: -item[1][0]):
+        between = f"{exp(effect - 2 * error):.2f} to {exp(effect + 2 * error):.2f}"
+        table.add_row(name, f"{exp(effect):.2f}", between)
+    return table
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The comparison of controllers, other optimizers and tuners: who takes part, what is measured."""

@@ -1,0 +1,46 @@
+"""What takes part in an evaluation without being a controller: other optimizers, searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from trainpilot.agents.rollout import Run
+from trainpilot.envs.config import EnvConfig
+from trainpilot.inner_tasks.protocol import InnerTask
+
+
+@runtime_checkable
+class Method(Protocol):
+    """Trains a task's model its own way: with the runs' own weights, data order and budget."""
+
+    def names(self, name: str) -> list[str]:
+        """The lines of the table that it fills.
+
+        Args:
+            name: of the method in the configuration.
+        """
+        ...
+
+    def train(
+        self,
+        name: str,
+        task: InnerTask,
+        seeds: Sequence[int],
+        config: EnvConfig,
+        on_decision: Callable[[], None] = lambda: None,
+    ) -> list[Run]:
+        """Train with every seed.
+
+        Args:
+            name: as for `names`.
+            task: the inner task.
+            seeds: of the runs; a seed means the weights and the data order that it means for
+                a controller.
+            config: of the environment.
+            on_decision: called now and then, for progress.
+
+        Returns:
+            A finished run for each of `names` and seed, the same whichever other seeds there are.
+        """
+        ...
