@@ -71,7 +71,8 @@ STUDIES: dict[str, dict[str, list[str]]] = {
         **{f"without {group}": hiding(names) for group, names in FEATURE_GROUPS.items()},
         "none but time": hiding([n for n in FEATURE_NAMES if n not in FEATURE_GROUPS["time"]]),
         "nothing dropped in training": [
-            *_RATE, *(f"env.observation.drop_{signal}=0" for signal in ("budget", "valid", "accuracy"))
+            *_RATE,
+            *(f"env.observation.drop_{signal}=0" for signal in ("budget", "valid", "accuracy")),
         ],
     },
 }  # fmt: skip
