@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from trainpilot.agents.rollout import Run
+from trainpilot.agents.run import Run
 
 SCHEMA_VERSION = 1
 

@@ -12,7 +12,8 @@ from trainpilot.agents.hydra_app import output_folder, run_app, say, typed
 from trainpilot.agents.picture import draw_runs
 from trainpilot.agents.progress import ProgressBar
 from trainpilot.agents.records import write_decisions
-from trainpilot.agents.rollout import Run, roll_out
+from trainpilot.agents.rollout import roll_out
+from trainpilot.agents.run import Run
 from trainpilot.inner_tasks.catalogue import make_task
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 

@@ -13,7 +13,8 @@ from trainpilot.agents.hydra_app import output_folder, run_app, say, typed
 from trainpilot.agents.picture import draw_runs
 from trainpilot.agents.progress import ProgressBar
 from trainpilot.agents.records import write_decisions
-from trainpilot.agents.rollout import Run, roll_out
+from trainpilot.agents.rollout import roll_out
+from trainpilot.agents.run import Run
 from trainpilot.agents.table import print_comparison
 from trainpilot.inner_tasks.catalogue import make_tasks, make_trainable, one_by_one
 from trainpilot.inner_tasks.errors import require

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from trainpilot.agents.files import atomic_path
-from trainpilot.agents.rollout import Run
+from trainpilot.agents.run import Run
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from trainpilot.agents.files import atomic_path
-from trainpilot.agents.rollout import Run
+from trainpilot.agents.run import Run
 from trainpilot.envs.observation import FEATURE_NAMES, schema_hash
 
 SCHEMA = pa.schema(

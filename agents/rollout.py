@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from trainpilot.agents.controller import Controller, Decision, View
+from trainpilot.agents.held_out import HeldOut
+from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns, Outcome
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
-
-
-@dataclass
-class Run:
-    """One inner run under one controller.
-
-    Attributes:
-        task: its name.
-        controller: its name.
-        seed: of initial weights and data order.
-        budget: samples of a whole run.
-        samples: processed at each point of the curves, from 0.
-        valid_loss: on the observed part of `valid`, at each point.
-        outer_valid_loss: on the observed part of `outer_valid`, at each point.
-        decisions: a record for each decision (`trainpilot.agents.records`).
-        diverged: whether it ended early.
-        roll_backs: how often the guard rolled it back.
-        test_loss: of the last weights; infinite if it diverged.
-        test_metrics: likewise, by name; empty if it diverged.
-        test_curve: test loss at each point of the curves; for reports alone.
-        accuracy_curve: test accuracy likewise; empty where the task has none.
-        seconds: wall-clock time of the run: its share of what trained several side by side, and
-            its controller's decisions.
-        search_samples: processed before the run to find its configuration.
-        configuration: what a search has settled on; None for what searches nothing.
-    """
-
-    task: str
-    controller: str
-    seed: int
-    budget: int
-    samples: list[int] = field(default_factory=list)
-    valid_loss: list[float] = field(default_factory=list)
-    outer_valid_loss: list[float] = field(default_factory=list)
-    decisions: list[dict[str, Any]] = field(default_factory=list)
-    diverged: bool = False
-    roll_backs: int = 0
-    test_loss: float = float("inf")
-    test_metrics: dict[str, float] = field(default_factory=dict)
-    test_curve: list[float] = field(default_factory=list)
-    accuracy_curve: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    search_samples: int = 0
-    configuration: dict[str, Any] | None = None
 
 
 class Rollout(NamedTuple):
@@ -80,6 +38,8 @@ def roll_out(
     seeds: Sequence[int],
     config: EnvConfig,
     on_decision: Callable[[], None] = lambda: None,
+    *,
+    held_out: bool = False,
 ) -> Rollout:
     """Train a task's model under every controller with every seed, all at once.
 
@@ -89,6 +49,7 @@ def roll_out(
         seeds: of the runs; a seed means the same weights and data for every controller.
         config: of the environment.
         on_decision: called after each decision.
+        held_out: measure `test` in mid-run too, for reports (default: False).
 
     Returns:
         The finished runs.
@@ -116,6 +77,7 @@ def roll_out(
     ]
     valid, outer_valid = engine.evaluate()
     _extend(runs, 0, valid.loss, outer_valid.loss)
+    watch = HeldOut(engine, runs, valid.loss) if held_out else None
     for decision in range(config.decisions):
         decided: dict[str, Decision] = {}
         for name, rows in slices.items():
@@ -127,10 +89,14 @@ def roll_out(
                 config.decisions,
                 inner.guard_scale[rows],
             )
+            begun = time.perf_counter()
             decided[name] = controllers[name].decide(view)
+            _spend(runs[rows], time.perf_counter() - begun)
         observed = inner.observation
         asked = Hyperparameters.concatenate([d.hyperparameters for d in decided.values()])
+        begun = time.perf_counter()
         outcome = inner.step(asked)
+        _spend(runs, time.perf_counter() - begun)
         valid = outcome.valid
         samples = int(engine.position[0]) * task.micro_batch_size
         for name, rows in slices.items():
@@ -139,6 +105,8 @@ def roll_out(
         for row, run in enumerate(runs):
             run.roll_backs += int(outcome.interventions.rolled_back[row])
             run.diverged |= bool(outcome.terminated[row])
+        if watch is not None:
+            watch.look(outcome.valid.loss)
         on_decision()
         if all(run.diverged for run in runs):
             break
@@ -147,7 +115,16 @@ def roll_out(
         if not run.diverged:
             run.test_loss = float(test.loss[row])
             run.test_metrics = {name: float(value[row]) for name, value in test.metrics.items()}
+    if watch is not None:
+        watch.finish()
     return Rollout(runs, engine.state_dict)
+
+
+def _spend(runs: list[Run], seconds: float) -> None:
+    """Count time that these runs took side by side, an equal share for each that goes on."""
+    going = [run for run in runs if not run.diverged]
+    for run in going:
+        run.seconds += seconds / len(going)
 
 
 def _extend(

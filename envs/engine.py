@@ -320,6 +320,14 @@ class Engine:
             *(torch.from_numpy(counts) for counts in (*self._schedule.counts, self._mean_square)),
         ]
 
+    def weights(self) -> list[Tensor]:
+        """Parameters and buffers, `(n_runs, ...)` each; writing to them changes the runs.
+
+        The next step may replace them.
+        """
+        state = self._state.rows(slice(self.n_runs))
+        return [state.parameters, *state.buffers.values()]
+
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Keep what the runs of these rows, `(n_runs,)`, carry now, for `restore`.
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from trainpilot.agents.comparison import compare, geometric_mean, samples_to_target
-from trainpilot.agents.rollout import Run
+from trainpilot.agents.run import Run
 
 
 def run(controller, losses, seed=0, task="t", optimizers=None, diverged=False):

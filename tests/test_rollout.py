@@ -111,3 +111,27 @@ def test_decisions_can_be_replayed(moons):
     one, two = (roll_out(moons, {"policy": policy()}, [4], CONFIG).runs[0] for _ in range(2))
     assert one.decisions == two.decisions
     assert one.outer_valid_loss == two.outer_valid_loss
+
+
+def test_held_out_curves_and_early_stopping_do_not_touch_the_runs(moons):
+    controllers = {"adam": Constant("adam", 0.1), "calm": Constant("adam", 1e-3)}
+    plain = roll_out(moons, controllers, [4, 9], CONFIG)
+    watched = roll_out(moons, controllers, [4, 9], CONFIG, held_out=True)
+    for number, (one, other) in enumerate(zip(plain.runs, watched.runs, strict=True)):
+        assert one.outer_valid_loss == other.outer_valid_loss
+        assert one.test_loss == other.test_loss
+        assert one.test_curve == []
+        assert len(other.test_curve) == len(other.accuracy_curve) == 6
+        # All of so small a test split is in the sample: its curve has the final loss too.
+        assert other.test_curve[-1] == pytest.approx(other.test_loss, rel=1e-5)
+        stopped = int(np.argmin(other.valid_loss))
+        assert other.best_test_loss == pytest.approx(other.test_curve[stopped], rel=1e-5)
+        assert other.best_test_accuracy == pytest.approx(other.accuracy_curve[stopped])
+        for name, value in plain.weights(number).items():
+            torch.testing.assert_close(watched.weights(number)[name], value, rtol=0, atol=0)
+
+
+def test_the_time_of_a_run_is_its_share(moons):
+    runs = roll_out(moons, {"a": Constant("adam", 1e-3), "b": RandomPolicy()}, [4, 9], CONFIG).runs
+    assert all(run.seconds > 0 for run in runs)
+    assert runs[0].seconds == pytest.approx(runs[1].seconds)

@@ -1,0 +1,65 @@
+"""What runs lose on `test` as they train: for reports alone, no controller sees it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainpilot.agents.run import Run
+from trainpilot.envs.engine import Engine
+from trainpilot.envs.evaluating import observed_sample
+from trainpilot.envs.roll_back import LastGood
+
+#: Most examples of `test` that curves are measured on, always the same ones. Final and best
+#: measures take all.
+CURVE_SIZE = 128
+
+
+class HeldOut:
+    """Measures runs on `test`, and what early stopping would have kept of each.
+
+    Args:
+        engine: of the runs, at their initial weights.
+        runs: one for each row.
+        valid_loss: of each, `(n_runs,)`.
+    """
+
+    def __init__(self, engine: Engine, runs: list[Run], valid_loss: np.ndarray) -> None:
+        self._engine = engine
+        self._runs = runs
+        self._sample = observed_sample(engine.task.splits.test, CURVE_SIZE)
+        self._lowest = np.full(len(runs), np.inf)
+        self._best = LastGood(engine.weights())
+        self.look(valid_loss)
+
+    def look(self, valid_loss: np.ndarray) -> None:
+        """Add a point to the curves of the runs that go on.
+
+        Args:
+            valid_loss: of each run, `(n_runs,)`.
+        """
+        going = np.array([not run.diverged for run in self._runs])
+        better = going & (valid_loss < self._lowest)
+        self._lowest = np.where(better, valid_loss, self._lowest)
+        self._best.keep(self._engine.weights(), better)
+        found = self._engine.evaluate_split(self._sample)
+        accuracy = found.metrics.get("accuracy")
+        for row in np.flatnonzero(going):
+            run = self._runs[row]
+            run.test_curve.append(float(found.loss[row]))
+            if accuracy is not None:
+                run.accuracy_curve.append(float(accuracy[row]))
+
+    def finish(self) -> None:
+        """Measure, on all of `test`, the weights with the lowest valid loss of each run."""
+        weights = self._engine.weights()
+        last = [values.clone() for values in weights]
+        every = np.ones(len(self._runs), dtype=bool)
+        self._best.restore(weights, every)
+        found = self._engine.evaluate_split(self._engine.task.splits.test)
+        for values, own in zip(weights, last, strict=True):
+            values.copy_(own)
+        accuracy = found.metrics.get("accuracy")
+        for row, run in enumerate(self._runs):
+            run.best_test_loss = float(found.loss[row])
+            if accuracy is not None:
+                run.best_test_accuracy = float(accuracy[row])
