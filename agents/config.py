@@ -146,6 +146,11 @@ class DeployConfig:
     seed: int = 0
 
 
+#: What speed-ups are against: Adam at its default; the best constant and the best cosine over
+#: `meta_train`; the best constant of a grid on the very task, in hindsight.
+REFERENCES = ("adam_default", "shared_fixed", "shared_cosine", "oracle_fixed")
+
+
 @dataclass
 class EvaluateConfig:
     """`trainpilot evaluate`.
@@ -154,21 +159,68 @@ class EvaluateConfig:
         suite: tasks to evaluate on.
         task: one task instead of the suite.
         controller: who is compared, by name.
+        method: what is compared that is no controller, by name: other optimizers, searches.
         policy: "default", or the path of a `policy.safetensors`.
         env: the environment.
         n_seeds: runs for each task and controller, at least 1.
         tasks_of_family: tasks that stand for a family of the suite, at least 1.
         seed: the first of the seeds.
+        references: what speed-ups are against, of `REFERENCES`; what they need runs along.
+        algoperf_reference: the one of them whose target the AlgoPerf score is for.
+        ablations: compare the policy with itself without feedback, in another order, by parts.
+        energy_watts: power of the machine for each process (W), for an estimate of the energy;
+            null for none.
+        n_workers: processes; null for as many as cores, 0 for none but this one.
+        cache: folder of finished runs, which are not made again; null for none.
     """
 
     suite: SuiteConfig = field(default_factory=SuiteConfig)
     task: Any = None
     controller: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
     policy: str = "default"
     env: EnvConfig = field(default_factory=EnvConfig)
     n_seeds: int = 10
     tasks_of_family: int = 4
     seed: int = 0
+    references: list[str] = field(default_factory=lambda: list(REFERENCES))
+    algoperf_reference: str = "shared_fixed"
+    ablations: bool = True
+    energy_watts: float | None = None
+    n_workers: int | None = None
+    cache: str | None = "outputs/cache"
+
+    def validate(self) -> None:
+        """Check every field's range.
+
+        Raises:
+            TrainpilotError: naming the first field that is out of range.
+        """
+        require(self.n_seeds >= 1, "n_seeds must be at least 1", self.n_seeds)
+        check_seed(self.seed)
+        last = self.seed + self.n_seeds
+        require(last <= 2**32, f"seed + n_seeds must be at most {2**32}", last)
+        require(
+            self.n_workers is None or self.n_workers >= 0,
+            "n_workers must be null or at least 0",
+            self.n_workers,
+        )
+        require(
+            self.energy_watts is None or self.energy_watts > 0,
+            "energy_watts must be null or above 0",
+            self.energy_watts,
+        )
+        require(
+            "adam_default" in self.references,
+            "references must hold adam_default",
+            ", ".join(self.references) or "none",
+        )
+        require(
+            self.algoperf_reference in self.references,
+            f"algoperf_reference must be one of the references, {', '.join(self.references)}",
+            self.algoperf_reference,
+        )
+        self.env.validate()
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +94,9 @@ class PolicyController:
         actions: what the policy was trained to control, whatever the environment offers.
         deterministic: take the most probable choice; otherwise draw one (default: True).
         hidden_features: names of those that the policy has never seen but as 0.
+
+    Attributes:
+        actions: what the policy controls.
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class PolicyController:
     ) -> None:
         policy.set_training_mode(False)
         self._policy = policy
-        self._actions = actions
+        self.actions = actions
         self._deterministic = deterministic
         self._hidden = feature_places(hidden_features)
 
@@ -111,8 +116,22 @@ class PolicyController:
         """Get ready for new runs."""
         self._generator = np.random.default_rng(seed)
 
+    def fingerprint(self) -> str:
+        """A hash of all that its decisions depend on."""
+        settings = [self.actions.to_json(), self._deterministic, self._hidden]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for name, value in self._policy.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def decide(self, view: View) -> Decision:
         """The policy's choice, with its probabilities and its value."""
+        why = self.explain(view)
+        return Decision(self.actions.apply(view.hyperparameters, why.action), why)
+
+    def explain(self, view: View) -> Explanation:
+        """What the policy would choose, and why."""
         with torch.no_grad():
             observation = torch.tensor(view.observation)
             observation[:, self._hidden] = 0
@@ -122,10 +141,7 @@ class PolicyController:
             raise TypeError(f"expected categorical heads, got {type(distribution).__name__}")
         probabilities = [head.probs.double().numpy() for head in distribution.distribution]
         action = np.stack([self._choose(head) for head in probabilities], axis=1)
-        return Decision(
-            self._actions.apply(view.hyperparameters, action),
-            Explanation(action, probabilities, value.double().squeeze(1).numpy()),
-        )
+        return Explanation(action, probabilities, value.double().squeeze(1).numpy())
 
     def _choose(self, probabilities: np.ndarray) -> np.ndarray:
         if self._deterministic:

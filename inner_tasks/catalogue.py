@@ -40,7 +40,7 @@ def suite_of_tasks() -> dict[str, str]:
     """The suite, one of `SUITES`, of each task that is in one."""
     suites = {}
     for name in SUITES:
-        for default in _content("suite", name).defaults:
+        for default in option("suite", name).defaults:
             suites[str(next(iter(default.values())))] = name
     return suites
 
@@ -57,13 +57,13 @@ def load_task(name: str, *, download: bool = True) -> Trainable:
     """
     if name not in task_names():
         raise unknown("task", name, task_names())
-    config = _content("task", name)
+    config = option("task", name)
     if not download and "download" in config:
         config.download = False
     return make_trainable(config, name)
 
 
-def _content(group: str, name: str) -> Any:
+def option(group: str, name: str) -> Any:
     """An option of a configuration group, as it stands in its file."""
     text = (files("trainpilot.conf") / group / f"{name}.yaml").read_text(encoding="utf-8")
     return OmegaConf.create(text)

@@ -12,7 +12,13 @@ from trainpilot.inner_tasks.protocol import InnerTask
 
 @runtime_checkable
 class Method(Protocol):
-    """Trains a task's model its own way: with the runs' own weights, data order and budget."""
+    """Trains a task's model its own way: with the runs' own weights, data order and budget.
+
+    Attributes:
+        kind: what it knows or costs beside a run: "adaptive", "search" or "oracle".
+    """
+
+    kind: str
 
     def names(self, name: str) -> list[str]:
         """The lines of the table that it fills.
@@ -20,6 +26,10 @@ class Method(Protocol):
         Args:
             name: of the method in the configuration.
         """
+        ...
+
+    def n_decisions(self, n_seeds: int, config: EnvConfig) -> int:
+        """How often `train` calls `on_decision`, about; at least 1."""
         ...
 
     def train(
