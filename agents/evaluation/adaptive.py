@@ -1,0 +1,186 @@
+"""Optimizers that adapt by themselves, from any package, as rivals in an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainpilot.agents.evaluation.optimized_runs import OptimizedRuns
+from trainpilot.agents.rollout import Run
+from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.engine import Engine
+from trainpilot.envs.guard import Guard
+from trainpilot.envs.inner_runs import make_engine
+from trainpilot.envs.interventions import Interventions
+from trainpilot.envs.signals import Evaluation
+from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
+from trainpilot.inner_tasks.protocol import InnerTask
+
+
+class AdaptiveOptimizer:
+    """A method that is an optimizer with its settings: an update after every micro-batch.
+
+    A run that has diverged, as the guard has it (`env.guard`), ends; nothing is rolled back.
+    Running statistics such as those of batch normalisation are those of training.
+
+    Args:
+        optimizer: dotted name of a `torch.optim.Optimizer`.
+        arguments: its arguments beside the parameters (default: none).
+
+    Raises:
+        TrainpilotError: if its package is missing, it is no optimizer, or it does not take the
+            arguments.
+    """
+
+    def __init__(self, optimizer: str, arguments: Mapping[str, Any] | None = None) -> None:
+        self._class = _optimizer_class(optimizer)
+        self._arguments = dict(arguments or {})
+        try:
+            self._make(nn.Parameter(torch.zeros(1)))
+        except (TypeError, ValueError) as error:
+            raise TrainpilotError(
+                f"the arguments must be such as {optimizer} takes; given: {self._arguments} "
+                f"({first_line(error)})"
+            ) from error
+
+    def names(self, name: str) -> list[str]:
+        """The lines of the table that it fills: one.
+
+        Args:
+            name: of the method in the configuration.
+        """
+        return [name]
+
+    def train(
+        self,
+        name: str,
+        task: InnerTask,
+        seeds: Sequence[int],
+        config: EnvConfig,
+        on_decision: Callable[[], None] = lambda: None,
+    ) -> list[Run]:
+        """Train with every seed, side by side, with the optimizer's own learning rate.
+
+        Args:
+            name: as for `names`.
+            task: the inner task.
+            seeds: of the runs; a seed means the weights and the data order that it means for
+                a controller.
+            config: of the environment; what it says of hyperparameters is not used.
+            on_decision: called after each decision.
+
+        Returns:
+            A finished run for each seed. Its records hold the learning rate that the decision
+            ended with.
+
+        Raises:
+            TrainpilotError: if the configuration is out of range or the task cannot be trained.
+        """
+        began = perf_counter()
+        config.validate()
+        engine = make_engine(task, len(seeds), replace(config, optimizers=["sgd"]))
+        if not isinstance(engine, Engine):
+            raise TrainpilotError(f"a method trains a task; given: the family {task.name}")
+        engine.reset(range(len(seeds)), seeds)
+        trained = OptimizedRuns(engine, self._make)
+        budget = config.n_micro_batches * task.micro_batch_size
+        runs = [Run(task.name, name, seed, budget) for seed in seeds]
+        guard = Guard(config.guard, len(runs))
+        valid, outer_valid = engine.evaluate()
+        test = engine.evaluate_split(task.splits.test)
+        guard.reset(np.ones(len(runs), dtype=bool), valid.loss)
+        _extend(runs, 0, valid, outer_valid, test)
+        for decision in range(config.decisions):
+            going_on = np.array([not run.diverged for run in runs])
+            signals = trained.advance(config.micro_batches_per_decision, going_on)
+            with trained.evaluation():
+                valid, outer_valid = engine.evaluate()
+                test = engine.evaluate_split(task.splits.test)
+                finite = torch.isfinite(engine.parameters).all(1).cpu().numpy()
+            # The engine sees weights only before an update: here are those after the last.
+            signals.parameter_norm[~finite, -1] = np.nan
+            found = guard.judge(signals, valid.loss, outer_valid.loss)
+            rates = trained.learning_rate
+            nothing = np.zeros(len(runs), dtype=bool)
+            texts = Interventions(found.reason, found.ratio, nothing, rates).texts(rates)
+            samples = int(engine.position[0]) * task.micro_batch_size
+            for row in np.flatnonzero(going_on):
+                runs[row].decisions.append(
+                    {
+                        "task": task.name,
+                        "controller": name,
+                        "seed": runs[row].seed,
+                        "decision": decision,
+                        "samples": samples,
+                        "learning_rate": float(rates[row]),
+                        "batch_size": 1,
+                        "optimizer": self._class.__name__,
+                        "clamped": False,
+                        "train_loss": float(signals.train_loss[row].mean()),
+                        "valid_loss": float(valid.loss[row]),
+                        "outer_valid_loss": float(outer_valid.loss[row]),
+                        "intervention": texts[row],
+                    }
+                )
+            _extend(runs, samples, valid, outer_valid, test)
+            for run, wrong in zip(runs, found.any, strict=True):
+                run.diverged |= bool(wrong)
+            on_decision()
+            if all(run.diverged for run in runs):
+                break
+        seconds = (perf_counter() - began) / len(runs)
+        for row, run in enumerate(runs):
+            run.seconds = seconds
+            if not run.diverged:
+                run.test_loss = float(test.loss[row])
+                run.test_metrics = {key: float(value[row]) for key, value in test.metrics.items()}
+        return runs
+
+    def _make(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        return self._class([parameter], **self._arguments)
+
+
+def _extend(
+    runs: list[Run], samples: int, valid: Evaluation, outer_valid: Evaluation, test: Evaluation
+) -> None:
+    """Add a point to the curves of the runs that go on."""
+    accuracy = test.metrics.get("accuracy")
+    for row, run in enumerate(runs):
+        if not run.diverged:
+            run.samples.append(samples)
+            run.valid_loss.append(float(valid.loss[row]))
+            run.outer_valid_loss.append(float(outer_valid.loss[row]))
+            run.test_curve.append(float(test.loss[row]))
+            if accuracy is not None:
+                run.accuracy_curve.append(float(accuracy[row]))
+
+
+def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """The class of that dotted name.
+
+    Raises:
+        TrainpilotError: if there is none, or it is no optimizer.
+    """
+    module, _, attribute = name.rpartition(".")
+    require(bool(module), "an optimizer is named with its module, as torch.optim.Adam is", name)
+    package = module.partition(".")[0]
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except ImportError as error:
+        raise TrainpilotError(
+            f"the optimizer {name} needs the package '{package}', which "
+            f"'pip install {package.replace('_', '-')}' installs; given: {first_line(error)}"
+        ) from error
+    require(
+        isinstance(found, type) and issubclass(found, torch.optim.Optimizer),
+        f"{name} must be a torch.optim.Optimizer",
+        found,
+    )
+    return found  # type: ignore[no-any-return]
