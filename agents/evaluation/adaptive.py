@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from trainpilot.agents.evaluation.optimized_runs import OptimizedRuns
-from trainpilot.agents.rollout import Run
+from trainpilot.agents.held_out import HeldOut
+from trainpilot.agents.rollout import extend, spend
+from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.guard import Guard
 from trainpilot.envs.inner_runs import make_engine
 from trainpilot.envs.interventions import Interventions
-from trainpilot.envs.signals import Evaluation
 from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
 from trainpilot.inner_tasks.protocol import InnerTask
 
@@ -83,7 +84,6 @@ class AdaptiveOptimizer:
         Raises:
             TrainpilotError: if the configuration is out of range or the task cannot be trained.
         """
-        began = perf_counter()
         config.validate()
         engine = make_engine(task, len(seeds), replace(config, optimizers=["sgd"]))
         if not isinstance(engine, Engine):
@@ -92,31 +92,34 @@ class AdaptiveOptimizer:
         trained = OptimizedRuns(engine, self._make)
         budget = config.n_micro_batches * task.micro_batch_size
         runs = [Run(task.name, name, seed, budget) for seed in seeds]
-        guard = Guard(config.guard, len(runs))
         valid, outer_valid = engine.evaluate()
-        test = engine.evaluate_split(task.splits.test)
+        extend(runs, 0, valid.loss, outer_valid.loss)
+        guard = Guard(config.guard, len(runs))
         guard.reset(np.ones(len(runs), dtype=bool), valid.loss)
-        _extend(runs, 0, valid, outer_valid, test)
+        watch = HeldOut(engine, runs, valid.loss)
         for decision in range(config.decisions):
-            going_on = np.array([not run.diverged for run in runs])
-            signals = trained.advance(config.micro_batches_per_decision, going_on)
+            begun = perf_counter()
+            going = np.array([not run.diverged for run in runs])
+            signals = trained.advance(config.micro_batches_per_decision, going)
             with trained.evaluation():
                 valid, outer_valid = engine.evaluate()
-                test = engine.evaluate_split(task.splits.test)
+                spend(runs, perf_counter() - begun)
+                watch.look(valid.loss)
+                # Signals are of weights before an update: here are those after the last.
                 finite = torch.isfinite(engine.parameters).all(1).cpu().numpy()
-            # The engine sees weights only before an update: here are those after the last.
-            signals.parameter_norm[~finite, -1] = np.nan
+            signals.parameter_norm[~finite, -1] = np.inf
             found = guard.judge(signals, valid.loss, outer_valid.loss)
-            rates = trained.learning_rate
-            nothing = np.zeros(len(runs), dtype=bool)
-            texts = Interventions(found.reason, found.ratio, nothing, rates).texts(rates)
             samples = int(engine.position[0]) * task.micro_batch_size
-            for row in np.flatnonzero(going_on):
+            extend(runs, samples, valid.loss, outer_valid.loss)
+            rates = trained.learning_rate
+            never = np.zeros(len(runs), dtype=bool)
+            texts = Interventions(found.reason, found.ratio, never, rates).texts(rates)
+            for row in np.flatnonzero(going).tolist():
                 runs[row].decisions.append(
                     {
                         "task": task.name,
                         "controller": name,
-                        "seed": runs[row].seed,
+                        "seed": seeds[row],
                         "decision": decision,
                         "samples": samples,
                         "learning_rate": float(rates[row]),
@@ -129,15 +132,14 @@ class AdaptiveOptimizer:
                         "intervention": texts[row],
                     }
                 )
-            _extend(runs, samples, valid, outer_valid, test)
-            for run, wrong in zip(runs, found.any, strict=True):
-                run.diverged |= bool(wrong)
+                runs[row].diverged = bool(found.any[row])
             on_decision()
             if all(run.diverged for run in runs):
                 break
-        seconds = (perf_counter() - began) / len(runs)
+        with trained.evaluation():
+            test = engine.evaluate_split(task.splits.test)
+            watch.finish()
         for row, run in enumerate(runs):
-            run.seconds = seconds
             if not run.diverged:
                 run.test_loss = float(test.loss[row])
                 run.test_metrics = {key: float(value[row]) for key, value in test.metrics.items()}
@@ -145,21 +147,6 @@ class AdaptiveOptimizer:
 
     def _make(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
         return self._class([parameter], **self._arguments)
-
-
-def _extend(
-    runs: list[Run], samples: int, valid: Evaluation, outer_valid: Evaluation, test: Evaluation
-) -> None:
-    """Add a point to the curves of the runs that go on."""
-    accuracy = test.metrics.get("accuracy")
-    for row, run in enumerate(runs):
-        if not run.diverged:
-            run.samples.append(samples)
-            run.valid_loss.append(float(valid.loss[row]))
-            run.outer_valid_loss.append(float(outer_valid.loss[row]))
-            run.test_curve.append(float(test.loss[row]))
-            if accuracy is not None:
-                run.accuracy_curve.append(float(accuracy[row]))
 
 
 def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
@@ -171,6 +158,7 @@ def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     module, _, attribute = name.rpartition(".")
     require(bool(module), "an optimizer is named with its module, as torch.optim.Adam is", name)
     package = module.partition(".")[0]
+    found: Any
     try:
         found = getattr(import_module(module), attribute, None)
     except ImportError as error:
