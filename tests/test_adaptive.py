@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 from importlib.resources import files
 
 import numpy as np
@@ -14,6 +15,7 @@ from pytorch_optimizer import SWATS
 from schedulefree import AdamWScheduleFree
 
 from trainpilot.agents.evaluation.adaptive import AdaptiveOptimizer
+from trainpilot.agents.evaluation.contenders import KINDS
 from trainpilot.agents.evaluation.hypergradient import AdamHD
 from trainpilot.agents.evaluation.method import Method
 from trainpilot.agents.evaluation.optimized_runs import OptimizedRuns
@@ -151,16 +153,26 @@ def test_adam_by_this_route_is_adam_in_the_engine(moons):
 def test_what_ships_trains_each_seed_the_same_beside_any_others(moons, name, tmp_path):
     method = shipped(name)
     assert method.names("x") == ["x"]
+    assert method.kind in KINDS
     calls = []
     runs = method.train("x", moons, [4, 9, 2], CONFIG, lambda: calls.append(1))
     (alone,) = method.train("x", moons, [9], CONFIG)
-    assert len(calls) == 5
+    assert len(calls) == method.n_decisions(3, CONFIG) == 5
     assert [run.seed for run in runs] == [4, 9, 2]
     assert runs[1].outer_valid_loss == pytest.approx(alone.outer_valid_loss, rel=1e-5)
     assert runs[0].outer_valid_loss != pytest.approx(alone.outer_valid_loss, rel=1e-2)
     assert len(set(alone.outer_valid_loss)) == 6
     assert not alone.diverged
     write_decisions(tmp_path / "decisions.parquet", runs)
+
+
+def test_the_fingerprint_tells_optimizers_and_arguments_apart():
+    made = [*(shipped(name) for name in METHODS), AdaptiveOptimizer("prodigyopt.Prodigy")]
+    made.append(AdaptiveOptimizer("prodigyopt.Prodigy", OmegaConf.create({"betas": [0.9, 0.99]})))
+    prints = [method.fingerprint() for method in made]
+    assert len(set(prints)) == len(prints)
+    assert shipped("prodigy").fingerprint() == prints[1]
+    assert f"prodigyopt {version('prodigyopt')}" in prints[1]
 
 
 def test_a_run_that_diverges_ends_and_the_others_go_on(quadratic):

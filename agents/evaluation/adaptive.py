@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import packages_distributions, version
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from trainpilot.agents.evaluation.fingerprints import code_of
 from trainpilot.agents.evaluation.optimized_runs import OptimizedRuns
 from trainpilot.agents.held_out import HeldOut
 from trainpilot.agents.rollout import extend, spend
@@ -38,11 +42,18 @@ class AdaptiveOptimizer:
     Raises:
         TrainpilotError: if its package is missing, it is no optimizer, or it does not take the
             arguments.
+
+    Attributes:
+        kind: "adaptive".
     """
+
+    kind = "adaptive"
 
     def __init__(self, optimizer: str, arguments: Mapping[str, Any] | None = None) -> None:
         self._class = _optimizer_class(optimizer)
-        self._arguments = dict(arguments or {})
+        # Hydra's own mappings and lists would be handed on to the optimizer.
+        plain = OmegaConf.to_container(arguments) if OmegaConf.is_config(arguments) else arguments
+        self._arguments = dict(cast("Mapping[str, Any]", plain or {}))
         try:
             self._make(nn.Parameter(torch.zeros(1)))
         except (TypeError, ValueError) as error:
@@ -58,6 +69,18 @@ class AdaptiveOptimizer:
             name: of the method in the configuration.
         """
         return [name]
+
+    def n_decisions(self, n_seeds: int, config: EnvConfig) -> int:
+        """How often `train` calls `on_decision`, at most."""
+        return config.decisions
+
+    def fingerprint(self) -> str:
+        """Equal for equal optimizers of the same version, with equal arguments."""
+        package = self._class.__module__.partition(".")[0]
+        distributions = packages_distributions().get(package, [])
+        versions = [f"{name} {version(name)}" for name in distributions]
+        settings = [code_of(self._class), versions, self._arguments]
+        return json.dumps(settings, sort_keys=True, default=repr)
 
     def train(
         self,

@@ -19,8 +19,11 @@ class OptimizedRuns:
     """Every run of an engine with an optimizer of its own.
 
     The engine gives the gradients of all runs at once. An optimizer sees the whole parameter
-    vector of its run as one flat parameter: the same for rules that work by element or by sums
-    over all parameters, another for rules that look at each tensor of a model by itself.
+    vector of its run as one flat parameter. That is the same for rules that work by element
+    (Adam, Schedule-Free) or by sums over all parameters (Prodigy, hypergradient descent), and
+    another for rules that look at each tensor of a model by itself. SWATS switches by a sum over
+    all weights, as in its paper (arXiv 1712.07628); given a model's tensors one by one, the
+    package pytorch-optimizer switches as soon as one of them tells it to.
 
     Args:
         engine: its runs may use "sgd"; it has been reset.
