@@ -76,7 +76,7 @@ def roll_out(
         for name, seed in zip(names, list(seeds) * len(controllers), strict=True)
     ]
     valid, outer_valid = engine.evaluate()
-    _extend(runs, 0, valid.loss, outer_valid.loss)
+    extend(runs, 0, valid.loss, outer_valid.loss)
     watch = HeldOut(engine, runs, valid.loss) if held_out else None
     for decision in range(config.decisions):
         decided: dict[str, Decision] = {}
@@ -91,17 +91,17 @@ def roll_out(
             )
             begun = time.perf_counter()
             decided[name] = controllers[name].decide(view)
-            _spend(runs[rows], time.perf_counter() - begun)
+            spend(runs[rows], time.perf_counter() - begun)
         observed = inner.observation
         asked = Hyperparameters.concatenate([d.hyperparameters for d in decided.values()])
         begun = time.perf_counter()
         outcome = inner.step(asked)
-        _spend(runs, time.perf_counter() - begun)
+        spend(runs, time.perf_counter() - begun)
         valid = outcome.valid
         samples = int(engine.position[0]) * task.micro_batch_size
         for name, rows in slices.items():
             _record(runs, rows, decided[name], observed, outcome, decision, samples)
-        _extend(runs, samples, outcome.valid.loss, outcome.outer_valid.loss)
+        extend(runs, samples, outcome.valid.loss, outcome.outer_valid.loss)
         for row, run in enumerate(runs):
             run.roll_backs += int(outcome.interventions.rolled_back[row])
             run.diverged |= bool(outcome.terminated[row])
@@ -120,17 +120,29 @@ def roll_out(
     return Rollout(runs, engine.state_dict)
 
 
-def _spend(runs: list[Run], seconds: float) -> None:
-    """Count time that these runs took side by side, an equal share for each that goes on."""
+def spend(runs: list[Run], seconds: float) -> None:
+    """Count time that these runs took side by side, an equal share for each that goes on.
+
+    Args:
+        runs: side by side.
+        seconds: that they took in all.
+    """
     going = [run for run in runs if not run.diverged]
     for run in going:
         run.seconds += seconds / len(going)
 
 
-def _extend(
+def extend(
     runs: list[Run], samples: int, valid_loss: np.ndarray, outer_valid_loss: np.ndarray
 ) -> None:
-    """Add a point to the curves of the runs that go on."""
+    """Add a point to the curves of the runs that go on.
+
+    Args:
+        runs: side by side.
+        samples: that each has processed.
+        valid_loss: of each, `(n_runs,)`.
+        outer_valid_loss: likewise.
+    """
     for row, run in enumerate(runs):
         if not run.diverged:
             run.samples.append(samples)

@@ -328,6 +328,31 @@ class Engine:
         state = self._state.rows(slice(self.n_runs))
         return [state.parameters, *state.buffers.values()]
 
+    @property
+    def parameters(self) -> Tensor:
+        """Weights of every run, `(n_runs, n_params)`, a view: writing to it moves the runs."""
+        return self._state.parameters[: self.n_runs, : self._model.n_params]
+
+    def gradients(self) -> tuple[Tensor, Signals]:
+        """Gradients on every run's next micro-batch, for optimizers that are not in the menu.
+
+        The micro-batch counts as processed and buffers such as running statistics go on; the
+        weights stay as they are, for the caller to move (`parameters`). Moments are overwritten,
+        so this is not to be mixed with `advance` in one run.
+
+        Returns:
+            Gradients of the mean loss, `(n_runs, n_params)`, which the next step overwrites;
+            and the signals of the micro-batch, `(n_runs, 1)` each.
+
+        Raises:
+            TrainpilotError: if a run's budget is spent, or the runs may not use "sgd".
+        """
+        # SGD without momentum leaves the gradient in its buffer, and with rate 0 all else as it is.
+        still = Hyperparameters.full(self.n_runs, learning_rate=0.0, momentum=0.0, optimizer="sgd")
+        signals = self.advance(still, 1)
+        buffer = self._state.moments[moment_names(self._menu).index("momentum_buffer")]
+        return buffer[: self.n_runs, : self._model.n_params], signals
+
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Keep what the runs of these rows, `(n_runs,)`, carry now, for `restore`.
 

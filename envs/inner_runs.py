@@ -131,7 +131,7 @@ class InnerRuns:
         self.n_runs = n_runs
         self.config = config
         self.actions = ActionSpec(config.actions)
-        self.engine = _make_engine(task, n_runs, config, trusted)
+        self.engine = make_engine(task, n_runs, config, trusted=trusted)
         self._hidden = feature_places(config.observation.hidden)
         self._known = np.ones((len(_DROPPABLE), n_runs), dtype=bool)
         self._reward = REWARDS[config.reward.name](config.reward)
@@ -343,9 +343,20 @@ def _chosen(
     return one[0].where(rows, other[0]), np.where(rows[:, None], one[1], other[1])
 
 
-def _make_engine(
-    task: Trainable, n_runs: int, config: EnvConfig, trusted: bool
+def make_engine(
+    task: Trainable, n_runs: int, config: EnvConfig, *, trusted: bool = False
 ) -> Engine | FamilyEngine:
+    """The engine of an environment.
+
+    Args:
+        task: the inner task, or a family.
+        n_runs: number of rows, at least 1.
+        config: of the environment.
+        trusted: as `Engine` has it (default: False).
+
+    Raises:
+        TrainpilotError: if the task cannot be trained.
+    """
     settings: dict[str, Any] = {
         "n_micro_batches": config.n_micro_batches,
         "evaluation_size": config.evaluation_size,

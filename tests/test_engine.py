@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainpilot.envs.data_order import data_order
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.evaluating import observed_sample
 from trainpilot.envs.flat_model import FlatModel
@@ -46,6 +47,39 @@ def test_decoupled_weight_decay_on_a_quadratic(quadratic):
     )
     expected = (1 - 0.1 * 1.5) ** 10 * torch.tensor([3.0, -2.0])
     torch.testing.assert_close(engine.state_dict(0)["position"], expected)
+
+
+@pytest.mark.parametrize("name", ["moons", "uncommon_moons"])
+def test_gradients_are_those_of_autograd_and_the_weights_can_be_moved(name, request):
+    task = request.getfixturevalue(name)
+    # More runs than a tile holds: the last rows are followed by padding.
+    engine = Engine(task, 17, n_micro_batches=2, optimizers=["adam", "sgd"])
+    engine.reset(range(17), range(17))
+    orders = [data_order(seed, 60, 2, 10) for seed in range(17)]
+    for step in range(2):
+        before = engine.parameters.clone()
+        gradients, signals = engine.gradients()
+        assert gradients.shape == before.shape == (17, 32)
+        assert torch.equal(engine.parameters, before)
+        for row in range(17):
+            model = task.make_model()
+            model.load_state_dict(engine.state_dict(row))
+            inputs, targets = (part[orders[row][step]] for part in task.splits.train)
+            loss = task.loss(model(inputs), targets)
+            loss.backward()
+            expected = torch.cat([value.grad.flatten() for value in model.parameters()])
+            torch.testing.assert_close(gradients[row], expected, rtol=1e-4, atol=1e-6)
+            assert signals.train_loss[row, 0] == pytest.approx(loss.item(), rel=1e-5)
+        engine.parameters.sub_(gradients)
+    assert engine.position.tolist() == [2] * 17
+    with pytest.raises(TrainpilotError):
+        engine.gradients()
+
+
+def test_gradients_are_given_only_where_sgd_is_at_hand(moons):
+    engine = Engine(moons, 1, n_micro_batches=1, optimizers=["adam"])
+    with pytest.raises(TrainpilotError, match="the runs may use the optimizers adam; given: sgd"):
+        engine.gradients()
 
 
 def test_moments_stay_warm_for_the_optimizers_not_in_use(moons):

@@ -29,13 +29,13 @@ def fingerprint_of_task(task: InnerTask) -> str:
         task: the inner task.
     """
     digest = hashlib.sha256()
-    digest.update(f"{task.name}/{task.micro_batch_size}/{_code_of(type(task))}".encode())
+    digest.update(f"{task.name}/{task.micro_batch_size}/{code_of(type(task))}".encode())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = task.make_model()
     digest.update(repr(model).encode())
     loss = getattr(task.loss, "__func__", task.loss)
-    digest.update(_code_of(loss).encode())
+    digest.update(code_of(loss).encode())
     tensors = [tensor for split in task.splits for tensor in split]
     for tensor in [*tensors, *model.state_dict().values()]:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -58,7 +58,7 @@ def fingerprint_of_contender(made: Any) -> str | None:
         settings = json.dumps(vars(made), sort_keys=True)
     except (TypeError, ValueError):
         return None
-    return _hash(f"{_code_of(type(made))}{settings}")
+    return _hash(f"{code_of(type(made))}{settings}")
 
 
 def fingerprint_of_setting(config: EnvConfig) -> str:
@@ -67,8 +67,12 @@ def fingerprint_of_setting(config: EnvConfig) -> str:
     return _hash(json.dumps([asdict(config), versions, _own_code()], sort_keys=True))
 
 
-def _code_of(thing: Any) -> str:
-    """A name, and the hash of the file that it stands in where that is not trainpilot's own."""
+def code_of(thing: Any) -> str:
+    """A name, and the hash of the file that it stands in where that is not trainpilot's own.
+
+    Args:
+        thing: a class or function.
+    """
     module = str(getattr(thing, "__module__", ""))
     name = f"{module}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
     if module.split(".")[0] == "trainpilot":
