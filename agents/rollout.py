@@ -102,11 +102,12 @@ def roll_out(
         for name, rows in slices.items():
             _record(runs, rows, decided[name], observed, outcome, decision, samples)
         extend(runs, samples, outcome.valid.loss, outcome.outer_valid.loss)
+        # Before runs are said to have diverged: their curves end with what became of them.
+        if watch is not None:
+            watch.look(outcome.valid.loss)
         for row, run in enumerate(runs):
             run.roll_backs += int(outcome.interventions.rolled_back[row])
             run.diverged |= bool(outcome.terminated[row])
-        if watch is not None:
-            watch.look(outcome.valid.loss)
         on_decision()
         if all(run.diverged for run in runs):
             break
