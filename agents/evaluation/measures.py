@@ -98,7 +98,7 @@ def measure(
         run: a finished run.
         targets: by reference, of the same task and seed.
         decisions: in a whole run.
-        energy_watts: what the machine draws, per run; None where nobody knows.
+        energy_watts: the machine's power for each process (W); None where nobody knows.
 
     Returns:
         An entry of `runs` (docs/evaluation.md). A number that does not exist is None, infinite
@@ -144,7 +144,7 @@ def _to_target(run: Run, target: Target, decisions: int) -> dict[str, Any]:
     samples = samples_to_target(run, target.loss)
     # A point of the curve follows each decision.
     needed = MISS_BUDGETS * decisions if point is None else point
-    made = len(run.decisions)
+    made = len(run.samples) - 1
     return {
         "target": target.loss,
         "reached": point is not None,

@@ -10,6 +10,7 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
+from trainpilot.agents.evaluation.contenders import KINDS
 from trainpilot.agents.evaluation.measures import MISS_BUDGETS, measure, target_of
 from trainpilot.agents.evaluation.summary import summarise
 from trainpilot.agents.files import finite
@@ -17,9 +18,6 @@ from trainpilot.agents.run import Run
 from trainpilot.inner_tasks.errors import TrainpilotError, unknown
 
 SCHEMA_VERSION = 2
-
-#: What a controller may be.
-KINDS = ("policy", "heuristic", "adaptive", "shared", "search", "oracle", "ablation")
 
 
 def results(
@@ -38,8 +36,8 @@ def results(
         controllers: `kind` (one of `KINDS`) and `description`, by name, in the order in which
             they are shown.
         references: the controller that stands for each, `adam_default` among them.
-        settings: `decisions` and `algoperf_reference` at least; `energy_watts`, the power that a
-            run draws, None or absent where nobody knows. `miss_budgets` is added.
+        settings: `decisions` and `algoperf_reference` at least; `energy_watts`, the power for each
+            process, None or absent where nobody knows. `miss_budgets` is added.
 
     Returns:
         What `write_json` writes, with None for numbers that are not finite: read back it is the
