@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_json(path: Path, data: Any) -> None:
     """Write data as JSON, atomically. Numbers that are not finite become null."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(finite(data), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -54,11 +54,12 @@ def read_json(path: Path) -> Any:
         raise TrainpilotError(f"a whole JSON file is needed; given: {path}, damaged") from error
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
+    """The same data as JSON can hold them: lists for tuples, None for numbers not finite."""
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     if isinstance(data, float) and data - data != 0:
         return None
     return data

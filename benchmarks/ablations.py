@@ -97,14 +97,17 @@ def measure(
         trained = time.monotonic() - started
         _run(
             "evaluate", f"policy={folder}/train/policy.safetensors", "suite=meta_valid",
-            "n_seeds=5", "controller=[policy,adam]", f"hydra.run.dir={folder}/evaluate",
+            "n_seeds=5", "controller=[policy,adam]", "references=[adam_default]",
+            "algoperf_reference=adam_default", "ablations=false", "cache=null", "n_workers=0",
+            f"hydra.run.dir={folder}/evaluate",
             *overrides_for_evaluation(overrides),
         )  # fmt: skip
         results = read_json(Path(folder) / "evaluate" / "results.json")
         decisions_in_run = _decisions_in_run(Path(folder) / "train" / "tensorboard")
     runs = {(r["task"], r["seed"], r["controller"]): r for r in results["runs"]}
+    adam = results["references"]["adam_default"]
     ratios = [
-        _loss(run) / _loss(runs[task, number, "adam"])
+        _loss(run) / _loss(runs[task, number, adam])
         for (task, number, controller), run in runs.items()
         if controller == "policy"
     ]
@@ -116,7 +119,7 @@ def measure(
         "final_loss_over_adam": geometric_mean([min(max(r, 1e-2), 1e2) for r in ratios]),
         "diverged": results["summary"]["policy"]["divergence_rate"],
         "by_task": {
-            task: values["speedup"]
+            task: values["speedup"]["adam_default"]
             for task, values in results["summary"]["policy"]["tasks"].items()
         },
         "decisions_in_run": decisions_in_run,
