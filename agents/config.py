@@ -166,7 +166,8 @@ class EvaluateConfig:
         tasks_of_family: tasks that stand for a family of the suite, at least 1.
         seed: the first of the seeds.
         references: what speed-ups are against, of `REFERENCES`; what they need runs along.
-        algoperf_reference: the one of them whose target the AlgoPerf score is for.
+        algoperf_reference: the one of them whose target the AlgoPerf score is for; null for
+            shared_fixed, or adam_default where that is not among them.
         ablations: compare the policy with itself without feedback, in another order, by parts.
         energy_watts: power of the machine for each process (W), for an estimate of the energy;
             null for none.
@@ -184,7 +185,7 @@ class EvaluateConfig:
     tasks_of_family: int = 4
     seed: int = 0
     references: list[str] = field(default_factory=lambda: list(REFERENCES))
-    algoperf_reference: str = "shared_fixed"
+    algoperf_reference: str | None = None
     ablations: bool = True
     energy_watts: float | None = None
     n_workers: int | None = None
@@ -216,7 +217,7 @@ class EvaluateConfig:
             ", ".join(self.references) or "none",
         )
         require(
-            self.algoperf_reference in self.references,
+            self.algoperf_reference in (None, *self.references),
             f"algoperf_reference must be one of the references, {', '.join(self.references)}",
             self.algoperf_reference,
         )
