@@ -1,0 +1,97 @@
+"""The oracle: the best configuration of a grid for a task, known only in hindsight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import fmean
+
+from trainpilot.agents.evaluation.configuration import Configuration, check_schedule
+from trainpilot.agents.evaluation.trials import Trial, final_outer_valid_loss, train_trials
+from trainpilot.agents.rollout import Run, roll_out
+from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.optimizers import optimizer_index
+from trainpilot.envs.reference import GRID_LEARNING_RATES, GRID_OPTIMIZERS
+from trainpilot.inner_tasks.errors import require
+from trainpilot.inner_tasks.protocol import InnerTask
+
+
+@dataclass
+class Oracle:
+    """The best of a grid by `outer_valid` itself, what no controller may see.
+
+    Every configuration is trained with the seeds 0 to `search_seeds` - 1, whatever seeds are
+    evaluated. The one whose mean `outer_valid` loss ends lowest is then trained with every seed;
+    one that diverges with any of them is infinitely bad.
+
+    Args:
+        optimizers: of the grid (default: sgd, adam, rmsprop).
+        learning_rates: in units of Adam's (default: half decades from 1e-4 to 1e-1).
+        schedules: of the grid (default: constant and cosine).
+        search_seeds: seeds that a configuration is judged by, at least 1 (default: 2).
+
+    Raises:
+        TrainpilotError: if a name is unknown or something is out of range.
+    """
+
+    optimizers: Sequence[str] = GRID_OPTIMIZERS
+    learning_rates: Sequence[float] = GRID_LEARNING_RATES
+    schedules: Sequence[str] = ("constant", "cosine")
+    search_seeds: int = 2
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        for name in self.optimizers:
+            optimizer_index(name)
+        for name in self.schedules:
+            check_schedule(name)
+        require(self.search_seeds >= 1, "search_seeds must be at least 1", self.search_seeds)
+        require(len(self.grid()) > 0, "an oracle must hold at least one configuration", "none")
+
+    def grid(self, schedules: Sequence[str] | None = None) -> list[Configuration]:
+        """Every configuration with these schedules (default: with all of the grid's)."""
+        given = self.schedules if schedules is None else schedules
+        return [
+            Configuration(optimizer, rate, schedule)
+            for schedule, optimizer, rate in product(given, self.optimizers, self.learning_rates)
+        ]
+
+    def names(self, name: str) -> list[str]:
+        """A line for each schedule, such as `oracle_fixed`, and one for the best of all."""
+        return list(self._choices(name))
+
+    def _choices(self, name: str) -> dict[str, list[Configuration]]:
+        """What each line chooses among."""
+        words = {"constant": "fixed"}
+        lines = {f"{name}_{words.get(each, each)}": self.grid([each]) for each in self.schedules}
+        return {**lines, name: self.grid()}
+
+    def train(
+        self,
+        name: str,
+        task: InnerTask,
+        seeds: Sequence[int],
+        config: EnvConfig,
+        on_decision: Callable[[], None] = lambda: None,
+    ) -> list[Run]:
+        """Train with every seed, as `Method` has it.
+
+        `search_samples` of a run are those of all configurations that its line chose among.
+        """
+        grid = self.grid()
+        trials = [Trial(each, seed) for each in grid for seed in range(self.search_seeds)]
+        tried = train_trials(task, trials, config, on_decision)
+        losses = {
+            each: fmean(final_outer_valid_loss(run) for run in tried[first:][: self.search_seeds])
+            for each, first in zip(grid, range(0, len(tried), self.search_seeds), strict=True)
+        }
+        choices = self._choices(name)
+        best = {line: min(offered, key=losses.__getitem__) for line, offered in choices.items()}
+        controllers = {line: each.controller() for line, each in best.items()}
+        runs = roll_out(task, controllers, seeds, config, on_decision).runs
+        for run in runs:
+            n_trials = len(choices[run.controller]) * self.search_seeds
+            run.search_samples = n_trials * run.budget
+            run.configuration = best[run.controller].to_json()
+        return runs
