@@ -15,7 +15,7 @@ from trainpilot.agents.evaluation.optuna_studies import import_optuna
 from trainpilot.agents.evaluation.search import Found, Search, choice_seed, found, trial_seed
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.agents.evaluation.trials import Trial, TrialRows
-from trainpilot.agents.rollout import Run
+from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.protocol import InnerTask

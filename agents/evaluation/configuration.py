@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainpilot.agents.controller import Controller
-from trainpilot.agents.heuristics import Constant, CosineWithWarmup, StepDecay
+from trainpilot.agents.heuristics import Constant
+from trainpilot.agents.schedules import CosineWithWarmup, Exponential, Linear, OneCycle, StepDecay
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.inner_tasks.errors import require, unknown
 
@@ -15,6 +16,9 @@ from trainpilot.inner_tasks.errors import require, unknown
 SCHEDULES: dict[str, Callable[[str, float], Controller]] = {
     "constant": Constant,
     "cosine": CosineWithWarmup,
+    "exponential": Exponential,
+    "linear": Linear,
+    "one_cycle": OneCycle,
     "step_decay": StepDecay,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainpilot.agents.controller import Controller, Decision, View
+from trainpilot.agents.controller import Controller, Decision, View, join_factors
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters
 from trainpilot.inner_tasks.errors import require
@@ -32,30 +32,28 @@ class Mixed:
             controller.begin(1, actions, seed)
 
     def decide(self, view: View) -> Decision:
-        """What each run's controller decides, without explanations."""
-        return Decision(decide_each(self._controllers, view, [view.decision] * view_size(view)))
-
-
-def view_size(view: View) -> int:
-    """Runs that a view shows."""
-    return view.hyperparameters.n_runs
+        """What each run's controller decides."""
+        return decide_each(self._controllers, view, [view.decision] * len(self._controllers))
 
 
 def decide_each(
     controllers: Sequence[Controller], view: View, decisions: Sequence[int]
-) -> Hyperparameters:
-    """The hyperparameters that each run's own controller wants.
+) -> Decision:
+    """What each run's own controller decides, without explanations.
 
     Args:
         controllers: of each run.
         view: of all runs; its own `decision` is not read.
         decisions: number of each run's decision, from 0.
     """
-    wanted = [
-        controller.decide(_of_row(view, row, decision)).hyperparameters
+    decided = [
+        controller.decide(_of_row(view, row, decision))
         for row, (controller, decision) in enumerate(zip(controllers, decisions, strict=True))
     ]
-    return Hyperparameters.concatenate(wanted)
+    return Decision(
+        Hyperparameters.concatenate([each.hyperparameters for each in decided]),
+        learning_rate_factors=join_factors(decided, view.micro_batches),
+    )
 
 
 def _of_row(view: View, row: int, decision: int) -> View:
@@ -69,4 +67,5 @@ def _of_row(view: View, row: int, decision: int) -> View:
         decision,
         view.decisions,
         scale if isinstance(scale, float) else scale[own],
+        view.micro_batches,
     )

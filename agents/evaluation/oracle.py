@@ -9,7 +9,8 @@ from statistics import fmean
 
 from trainpilot.agents.evaluation.configuration import Configuration, check_schedule
 from trainpilot.agents.evaluation.trials import Trial, final_outer_valid_loss, train_trials
-from trainpilot.agents.rollout import Run, roll_out
+from trainpilot.agents.rollout import roll_out
+from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.envs.reference import GRID_LEARNING_RATES, GRID_OPTIMIZERS
@@ -89,7 +90,7 @@ class Oracle:
         choices = self._choices(name)
         best = {line: min(offered, key=losses.__getitem__) for line, offered in choices.items()}
         controllers = {line: each.controller() for line, each in best.items()}
-        runs = roll_out(task, controllers, seeds, config, on_decision).runs
+        runs = roll_out(task, controllers, seeds, config, on_decision, held_out=True).runs
         for run in runs:
             n_trials = len(choices[run.controller]) * self.search_seeds
             run.search_samples = n_trials * run.budget

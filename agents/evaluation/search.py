@@ -13,7 +13,8 @@ from trainpilot.agents.controller import Controller
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.mixed import Mixed
 from trainpilot.agents.evaluation.search_space import SearchSpace
-from trainpilot.agents.rollout import Run, roll_out
+from trainpilot.agents.rollout import roll_out
+from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.protocol import InnerTask
@@ -87,7 +88,7 @@ class Search(ABC):
             line: Mixed([one.controller for one in by_seed])
             for line, by_seed in zip(self.names(name), by_budget, strict=True)
         }
-        runs = roll_out(task, controllers, seeds, config, on_decision).runs
+        runs = roll_out(task, controllers, seeds, config, on_decision, held_out=True).runs
         settled = [
             (budget, one)
             for budget, by_seed in zip(self.budgets, by_budget, strict=True)

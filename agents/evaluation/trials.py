@@ -11,7 +11,7 @@ import numpy as np
 from trainpilot.agents.controller import Controller, View
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.mixed import decide_each
-from trainpilot.agents.rollout import Run
+from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.inner_tasks.protocol import InnerTask
@@ -83,9 +83,11 @@ class TrialRows:
             0,
             inner.config.decisions,
             inner.guard_scale,
+            inner.config.micro_batches_per_decision,
         )
         controllers = [self._controllers[row] for row in range(self.n_rows)]
-        outcome = inner.step(decide_each(controllers, view, made))
+        decided = decide_each(controllers, view, made)
+        outcome = inner.step(decided.hyperparameters, decided.learning_rate_factors)
         self._valid_loss = outcome.valid.loss.copy()
         for row, run in enumerate(self.runs):
             if run.diverged:
