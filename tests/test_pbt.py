@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from trainpilot.agents.evaluation.pbt import PopulationBasedTraining
@@ -60,9 +61,11 @@ def test_rates_never_leave_their_bounds(moons):
         populations.step()
         populations.select()
     rates = np.stack([units(used) for used in populations.used])
-    assert rates.min() >= 1e-3 * (1 - 1e-9)
-    assert rates.max() <= 1.1e-3 * (1 + 1e-9)
-    assert len(np.unique(rates.round(7))) > 16
+    # A factor of 0.8 or 1.25 leads beyond either bound, from wherever it starts.
+    assert rates[0].min() > 1e-3
+    assert rates[0].max() < 1.1e-3
+    assert rates.min() == pytest.approx(1e-3, rel=1e-12)
+    assert rates.max() == pytest.approx(1.1e-3, rel=1e-12)
 
 
 def test_selection_lifts_the_worst_and_the_best_is_better_than_it(moons):
@@ -86,8 +89,8 @@ def test_the_schedule_that_was_found_is_used_again(moons):
         used = [record["learning_rate"] for record in run.decisions]
         np.testing.assert_allclose(used, run.configuration["learning_rate"])
         assert [record["optimizer"] for record in run.decisions] == run.configuration["optimizer"]
-        changes = len(set(np.round(used, 10)))
-        assert changes == 1 if run.controller == "pbt_1x" else changes >= 1
+        if run.controller == "pbt_1x":
+            assert len(set(used)) == 1
         assert run.search_samples == int(run.controller[4:-1]) * run.budget
 
 

@@ -23,6 +23,7 @@ from trainpilot.agents.evaluation.tpe import Tpe
 from trainpilot.agents.evaluation.trials import Trial, final_valid_loss, train_trials
 from trainpilot.agents.rollout import roll_out
 from trainpilot.envs.config import EnvConfig
+from trainpilot.inner_tasks import Split, TensorTask
 from trainpilot.inner_tasks.building import build
 from trainpilot.inner_tasks.catalogue import option_names
 from trainpilot.inner_tasks.errors import TrainpilotError
@@ -84,16 +85,27 @@ def test_tpe_is_what_optuna_itself_does_with_an_objective(moons):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_only_the_valid_loss_is_looked_at(search, bowls):
-    def configurations(valid, outer_valid):
-        task = bowls((0.0, 0.0), valid, outer_valid)
-        runs = search(budgets=(1, 8)).train("search", task, [0, 1], CONFIG)
+def test_only_the_valid_loss_is_looked_at(search, moons):
+    splits = moons.splits
+
+    def poisoned(*names):
+        wrong = {name: replace_targets(getattr(splits, name)) for name in names}
+        return TensorTask(
+            "poisoned", model=moons.make_model, splits=splits._replace(**wrong), micro_batch_size=10
+        )
+
+    def configurations(task):
+        runs = search(budgets=(1, 4)).train("search", task, [0, 1], CONFIG)
         return [run.configuration for run in runs]
 
-    near, far = (0.0, 0.0), (3.0, -1.0)
-    assert configurations(near, near) == configurations(near, far)
-    assert configurations(far, near) == configurations(far, far)
-    assert configurations(near, near) != configurations(far, near)
+    chosen = configurations(moons)
+    assert configurations(poisoned("outer_valid", "test")) == chosen
+    assert configurations(poisoned("valid")) != chosen
+
+
+def replace_targets(split):
+    """The same inputs, each in the other class."""
+    return Split(split.inputs, 1 - split.targets)
 
 
 @pytest.mark.parametrize("search", SEARCHES)
