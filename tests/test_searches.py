@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 
 from trainpilot.agents.evaluation.asha import Asha
 from trainpilot.agents.evaluation.configuration import Configuration
+from trainpilot.agents.evaluation.fingerprints import fingerprint_of_contender
 from trainpilot.agents.evaluation.method import Method
+from trainpilot.agents.evaluation.oracle import Oracle
 from trainpilot.agents.evaluation.pbt import PopulationBasedTraining
 from trainpilot.agents.evaluation.random_search import RandomSearch
 from trainpilot.agents.evaluation.search import choice_seed, trial_seed
@@ -149,11 +151,17 @@ def test_what_ships_is_a_method_with_the_defaults_of_its_class(name):
     method = build(OmegaConf.create(text)[name], Method, "method", name)
     default = type(method)()
     for field in fields(default):
-        given, expected = getattr(method, field.name), getattr(default, field.name)
-        if isinstance(expected, tuple):
-            assert tuple(given) == expected
-        elif not isinstance(expected, SearchSpace):
-            assert given == expected
+        assert getattr(method, field.name) == getattr(default, field.name)
+    assert fingerprint_of_contender(method) == fingerprint_of_contender(default)
+    assert fingerprint_of_contender(method) is not None
+
+
+@pytest.mark.parametrize("method", [Oracle(["sgd"], [1e-3]), *(each((1, 4)) for each in SEARCHES)])
+def test_progress_is_told_as_often_as_announced(method, moons):
+    told = []
+    runs = method.train("method", moons, [0, 1, 2], CONFIG, lambda: told.append(1))
+    assert len(told) == method.n_decisions(3, CONFIG)
+    assert [run.controller for run in runs][::3] == method.names("method")
 
 
 @pytest.mark.parametrize("search", [Tpe, Asha])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.optuna_studies import import_optuna
 from trainpilot.agents.evaluation.search import Found, Search, choice_seed, found, trial_seed
 from trainpilot.agents.evaluation.search_space import SearchSpace
-from trainpilot.agents.evaluation.trials import Trial, TrialRows
+from trainpilot.agents.evaluation.trials import Trial, TrialRows, times
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks.errors import require
@@ -39,6 +39,8 @@ class Asha(Search):
     Raises:
         TrainpilotError: if something is out of range or Optuna is missing.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("optuna",)
 
     eta: int = 4
     first_rung: float = 1 / 16
@@ -68,7 +70,7 @@ class Asha(Search):
         last = max(self.budgets) * config.decisions
         for spent in range(1, last + 1):
             rows.step()
-            on_decision()
+            times(on_decision, len(seeds))
             ended = [row for row, each in enumerate(halvings) if each.report(rows.runs[row])]
             budget, rest = divmod(spent, config.decisions)
             if rest == 0 and budget in self.budgets:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
+from typing import ClassVar
 
 from trainpilot.agents.evaluation.configuration import Configuration, check_schedule
-from trainpilot.agents.evaluation.trials import Trial, final_outer_valid_loss, train_trials
+from trainpilot.agents.evaluation.trials import Trial, final_outer_valid_loss, times, train_trials
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
@@ -34,7 +35,12 @@ class Oracle:
 
     Raises:
         TrainpilotError: if a name is unknown or something is out of range.
+
+    Attributes:
+        kind: "oracle".
     """
+
+    kind: ClassVar[str] = "oracle"
 
     optimizers: Sequence[str] = GRID_OPTIMIZERS
     learning_rates: Sequence[float] = GRID_LEARNING_RATES
@@ -43,6 +49,10 @@ class Oracle:
 
     def __post_init__(self) -> None:
         """Check every range."""
+        # Hydra's own lists, as which they may come, are no plain data.
+        self.optimizers = tuple(self.optimizers)
+        self.learning_rates = tuple(self.learning_rates)
+        self.schedules = tuple(self.schedules)
         for name in self.optimizers:
             optimizer_index(name)
         for name in self.schedules:
@@ -68,6 +78,11 @@ class Oracle:
         lines = {f"{name}_{words.get(each, each)}": self.grid([each]) for each in self.schedules}
         return {**lines, name: self.grid()}
 
+    def n_decisions(self, n_seeds: int, config: EnvConfig) -> int:
+        """How often `train` calls `on_decision`: for each run's decision."""
+        n_runs = len(self.grid()) * self.search_seeds + len(self.names("")) * n_seeds
+        return n_runs * config.decisions
+
     def train(
         self,
         name: str,
@@ -90,7 +105,10 @@ class Oracle:
         choices = self._choices(name)
         best = {line: min(offered, key=losses.__getitem__) for line, offered in choices.items()}
         controllers = {line: each.controller() for line, each in best.items()}
-        runs = roll_out(task, controllers, seeds, config, on_decision, held_out=True).runs
+        n_runs = len(controllers) * len(seeds)
+        runs = roll_out(
+            task, controllers, seeds, config, lambda: times(on_decision, n_runs), held_out=True
+        ).runs
         for run in runs:
             n_trials = len(choices[run.controller]) * self.search_seeds
             run.search_samples = n_trials * run.budget

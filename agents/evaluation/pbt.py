@@ -9,7 +9,7 @@ import numpy as np
 
 from trainpilot.agents.evaluation.population import Populations
 from trainpilot.agents.evaluation.search import Found, Search
-from trainpilot.agents.evaluation.trials import MOST_ROWS
+from trainpilot.agents.evaluation.trials import MOST_ROWS, times
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.protocol import InnerTask
@@ -43,6 +43,10 @@ class PopulationBasedTraining(Search):
         super().__post_init__()
         require(self.interval >= 1, "a search's interval must be at least 1", self.interval)
 
+    def n_trained(self) -> int:
+        """Whole inner budgets that a seed's search spends: each line has its own population."""
+        return sum(self.budgets)
+
     def find(
         self,
         task: InnerTask,
@@ -59,7 +63,7 @@ class PopulationBasedTraining(Search):
                 populations = Populations(task, size, chunk.tolist(), self.space, config)
                 for decision in range(1, config.decisions + 1):
                     populations.step()
-                    on_decision()
+                    times(on_decision, size * len(chunk))
                     if decision % self.interval == 0 and decision < config.decisions:
                         populations.select()
                 by_seed += populations.best()

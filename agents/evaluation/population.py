@@ -12,9 +12,11 @@ from trainpilot.agents.evaluation.replay import Replay
 from trainpilot.agents.evaluation.search import Found, choice_seed, trial_seed
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.engine import Engine
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES
+from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
 
 #: What a learning rate that was taken over is multiplied by, one of these.
@@ -57,6 +59,10 @@ class Populations:
             drawn, own_seeds = drawn * 2, own_seeds * 2
         n_rows = len(drawn)
         self._inner = InnerRuns(task, n_rows, config)
+        engine = self._inner.engine
+        if not isinstance(engine, Engine):
+            raise TrainpilotError(f"a search trains one task; given: the family {task.name}")
+        self._engine = engine
         starts = [_hyperparameters(each) for each in drawn]
         self._inner.reset(range(n_rows), own_seeds, starts, [config.decisions] * n_rows)
         self._asked = self._inner.hyperparameters
@@ -82,11 +88,11 @@ class Populations:
         if not pairs:
             return
         takers, givers = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        for carried in self._inner.engine.carried():
+        for carried in self._engine.carried():
             carried[takers] = carried[givers]
         if self._inner.config.guard.on_divergence == "roll_back":
             # A roll-back must not lead to the weights that were given up.
-            self._inner.engine.keep(np.isin(np.arange(self._inner.n_runs), takers))
+            self._engine.keep(np.isin(np.arange(self._inner.n_runs), takers))
         self.used = [_taken_over(used, takers, givers) for used in self.used]
         self._asked = _taken_over(self._asked, takers, givers)
         rates = self._asked.learning_rate

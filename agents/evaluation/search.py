@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from trainpilot.agents.controller import Controller
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.mixed import Mixed
 from trainpilot.agents.evaluation.search_space import SearchSpace
+from trainpilot.agents.evaluation.trials import times
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
@@ -57,13 +60,22 @@ class Search(ABC):
 
     Raises:
         TrainpilotError: if something is out of range.
+
+    Attributes:
+        kind: "search".
+        packages: that it searches by, beside trainpilot.
     """
+
+    kind: ClassVar[str] = "search"
+    packages: ClassVar[tuple[str, ...]] = ()
 
     budgets: Sequence[int] = (1, 4, 16, 64)
     space: SearchSpace = field(default_factory=SearchSpace)
 
     def __post_init__(self) -> None:
         """Check every range."""
+        # Hydra's own lists, as which they may come, are no plain data.
+        self.budgets = tuple(self.budgets)
         require(
             len(self.budgets) > 0 and all(budget >= 1 for budget in self.budgets),
             "a search's budgets must be at least one, and each at least 1",
@@ -73,6 +85,20 @@ class Search(ABC):
     def names(self, name: str) -> list[str]:
         """A line for each budget, such as `tpe_16x`."""
         return [f"{name}_{budget}x" for budget in self.budgets]
+
+    def n_decisions(self, n_seeds: int, config: EnvConfig) -> int:
+        """How often `train` calls `on_decision`: for each run's decision."""
+        n_runs = (self.n_trained() + len(self.budgets)) * n_seeds
+        return n_runs * config.decisions
+
+    def n_trained(self) -> int:
+        """Whole inner budgets that a seed's search spends for all lines."""
+        return max(self.budgets)
+
+    def fingerprint(self) -> str:
+        """Equal for equal searches by packages of the same versions."""
+        versions = [f"{package} {version(package)}" for package in self.packages]
+        return json.dumps([type(self).__qualname__, asdict(self), versions], sort_keys=True)
 
     def train(
         self,
@@ -88,7 +114,10 @@ class Search(ABC):
             line: Mixed([one.controller for one in by_seed])
             for line, by_seed in zip(self.names(name), by_budget, strict=True)
         }
-        runs = roll_out(task, controllers, seeds, config, on_decision, held_out=True).runs
+        n_runs = len(controllers) * len(seeds)
+        runs = roll_out(
+            task, controllers, seeds, config, lambda: times(on_decision, n_runs), held_out=True
+        ).runs
         settled = [
             (budget, one)
             for budget, by_seed in zip(self.budgets, by_budget, strict=True)
@@ -113,7 +142,7 @@ class Search(ABC):
             task: the inner task.
             seeds: of the evaluation, at least one.
             config: of the environment.
-            on_decision: called now and then, for progress.
+            on_decision: called for each trial's decision, for progress.
         """
 
 

@@ -34,6 +34,9 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         """Check every range."""
+        # Hydra's own lists, as which they may come, are no plain data.
+        object.__setattr__(self, "optimizers", tuple(self.optimizers))
+        object.__setattr__(self, "schedules", tuple(self.schedules))
         for name in self.optimizers:
             optimizer_index(name)
         for name in self.schedules:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.optuna_studies import import_optuna
@@ -30,6 +31,8 @@ class Tpe(Search):
     Raises:
         TrainpilotError: if something is out of range or Optuna is missing.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ("optuna",)
 
     def __post_init__(self) -> None:
         """Check every range, and that Optuna is there."""

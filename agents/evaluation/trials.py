@@ -105,7 +105,7 @@ class TrialRows:
         self.begin(range(self.n_rows), filled)
         for _ in range(self._inner.config.decisions):
             self.step()
-            on_decision()
+            times(on_decision, len(trials))
         return self.runs[: len(trials)]
 
 
@@ -122,7 +122,7 @@ def train_trials(
         task: the inner task.
         trials: at least one.
         config: of the environment.
-        on_decision: called now and then, for progress.
+        on_decision: called for each trial's decision, for progress.
         most_rows: trials side by side, at most; no matter of the results.
 
     Returns:
@@ -136,6 +136,12 @@ def train_trials(
     for first in range(0, len(trials), size):
         runs += rows.train(trials[first : first + size], on_decision)
     return runs
+
+
+def times(action: Callable[[], None], number: int) -> None:
+    """Do something a number of times."""
+    for _ in range(number):
+        action()
 
 
 def final_valid_loss(run: Run) -> float:
