@@ -1,0 +1,168 @@
+"""Asynchronous successive halving (Li et al., arXiv 1810.05934), with Optuna's pruner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from trainpilot.agents.evaluation.configuration import Configuration
+from trainpilot.agents.evaluation.optuna_studies import import_optuna
+from trainpilot.agents.evaluation.search import Found, Search, choice_seed, found, trial_seed
+from trainpilot.agents.evaluation.search_space import SearchSpace
+from trainpilot.agents.evaluation.trials import Trial, TrialRows, times
+from trainpilot.agents.run import Run
+from trainpilot.envs.config import EnvConfig
+from trainpilot.inner_tasks.errors import require
+from trainpilot.inner_tasks.protocol import InnerTask
+
+
+@dataclass
+class Asha(Search):
+    """Many configurations drawn at random, of which the poor are stopped early.
+
+    At each rung (2, 8, ... decisions) a trial goes on only if its `valid` loss is among the
+    lowest 1 / `eta` of those that have come so far; one that is stopped makes room for the next,
+    until the samples are spent. Of the trials that reached their end, the one with the lowest
+    `valid` loss wins; the first trial always does reach it. Each search trains one trial at a
+    time, so that searches are nested.
+
+    Args:
+        eta: of the trials at a rung, one in so many goes on, at least 2 (default: 4).
+        first_rung: share of the inner budget before the first rung, in (0, 1] (default: 1/16).
+            The other arguments are those of `Search`.
+
+    Raises:
+        TrainpilotError: if something is out of range or Optuna is missing.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("optuna",)
+
+    eta: int = 4
+    first_rung: float = 1 / 16
+
+    def __post_init__(self) -> None:
+        """Check every range, and that Optuna is there."""
+        super().__post_init__()
+        require(self.eta >= 2, "a search's eta must be at least 2", self.eta)
+        first = self.first_rung
+        require(0 < first <= 1, "a search's first_rung must lie in (0, 1]", first)
+        import_optuna()
+
+    def find(
+        self,
+        task: InnerTask,
+        seeds: Sequence[int],
+        config: EnvConfig,
+        on_decision: Callable[[], None],
+    ) -> list[list[Found]]:
+        """What is found with each budget for each seed, as `Search` has it."""
+        rows = TrialRows(task, len(seeds), config)
+        # A row that no seed needs searches like the first.
+        searched = [*seeds, *[seeds[0]] * (rows.n_rows - len(seeds))]
+        halvings = self.halvings(searched, config)
+        rows.begin(range(rows.n_rows), [halving.next() for halving in halvings])
+        best: dict[int, list[Found]] = {}
+        last = max(self.budgets) * config.decisions
+        for spent in range(1, last + 1):
+            rows.step()
+            times(on_decision, len(seeds))
+            ended = [row for row, each in enumerate(halvings) if each.report(rows.runs[row])]
+            budget, rest = divmod(spent, config.decisions)
+            if rest == 0 and budget in self.budgets:
+                best[budget] = [found(halving.best) for halving in halvings[: len(seeds)]]
+            if ended and spent < last:
+                rows.begin(ended, [halvings[row].next() for row in ended])
+        return [best[budget] for budget in self.budgets]
+
+    def halvings(self, seeds: Sequence[int], config: EnvConfig) -> list[Halving]:
+        """A search for each seed, before its first trial."""
+        optuna = import_optuna()
+        first_rung = max(round(self.first_rung * config.decisions), 1)
+        return [
+            Halving(self.space, seed, config.decisions, first_rung, self.eta, optuna)
+            for seed in seeds
+        ]
+
+
+class Halving:
+    """The search of one seed: which trial comes next, and which is to end.
+
+    Args:
+        space: what is searched.
+        seed: of the evaluation.
+        decisions: of a whole trial.
+        first_rung: decisions before the first rung.
+        eta: one in so many goes on.
+        optuna: the module.
+
+    Attributes:
+        best: the best configuration of those that reached their end; before, the first.
+        lengths: decisions of each trial that has ended.
+    """
+
+    best: Configuration
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        seed: int,
+        decisions: int,
+        first_rung: int,
+        eta: int,
+        optuna: ModuleType,
+    ) -> None:
+        self._space, self._seed, self._decisions = space, seed, decisions
+        self._generator = np.random.default_rng(choice_seed(seed))
+        pruner = optuna.pruners.SuccessiveHalvingPruner(first_rung, eta)
+        # Configurations are drawn as random search draws them; the sampler has nothing to do.
+        sampler = optuna.samplers.RandomSampler(seed=0)
+        self._study = optuna.create_study(sampler=sampler, pruner=pruner)
+        self._rungs = {first_rung * eta**power for power in range(decisions.bit_length())}
+        self._states = optuna.trial.TrialState
+        self._lowest = math.inf
+        self._trial: Any = None
+        self._configuration: Configuration | None = None
+        self.lengths: list[int] = []
+
+    def next(self) -> Trial:
+        """The next trial; it counts as begun."""
+        self._trial = self._study.ask()
+        configuration = self._space.draw(self._generator)
+        if self._configuration is None:
+            self.best = configuration
+        self._configuration = configuration
+        return Trial(configuration, trial_seed(self._seed))
+
+    def report(self, run: Run) -> bool:
+        """Whether the trial is to end.
+
+        Args:
+            run: the trial as far as it has come.
+        """
+        made = len(run.valid_loss) - 1
+        loss = math.inf if run.diverged else run.valid_loss[-1]
+        if not run.diverged and made == self._decisions:
+            return self._end(made, loss)
+        # Between rungs the pruner has nothing to say, and takes its time to say it.
+        if not run.diverged and made not in self._rungs:
+            return False
+        self._trial.report(loss, made)
+        if run.diverged or self._trial.should_prune():
+            return self._end(made, None)
+        return False
+
+    def _end(self, made: int, loss: float | None) -> bool:
+        """End the trial with its loss, or with none if it was stopped."""
+        self.lengths.append(made)
+        if loss is None:
+            self._study.tell(self._trial, state=self._states.PRUNED)
+        else:
+            self._study.tell(self._trial, loss)
+            if loss < self._lowest and self._configuration is not None:
+                self._lowest, self.best = loss, self._configuration
+        return True

@@ -1,0 +1,79 @@
+"""Successive halving: which trials end early, and what is spent."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from trainpilot.agents.evaluation.asha import Asha
+from trainpilot.agents.evaluation.search import choice_seed
+from trainpilot.agents.run import Run
+from trainpilot.envs.config import EnvConfig
+
+CONFIG = EnvConfig(decisions=32, micro_batches_per_decision=1)
+
+
+def trained(halving, loss, diverges_after=math.inf):
+    """Decisions that the next trial makes if its loss is always the same."""
+    halving.next()
+    run = Run("task", "trial", 0, 1, valid_loss=[9.0])
+    for made in range(1, CONFIG.decisions + 1):
+        run.valid_loss.append(loss)
+        run.diverged = made >= diverges_after
+        if halving.report(run):
+            return made
+    raise AssertionError("a trial must end with its budget")
+
+
+def test_poor_trials_end_at_a_rung_and_good_ones_go_on():
+    halving = Asha().halvings([0], CONFIG)[0]
+    # The lowest quarter of those at a rung goes on, and at least the lowest. Rungs: 2, 8.
+    assert trained(halving, 1.0) == 32
+    assert trained(halving, 2.0) == 2
+    assert trained(halving, 0.5) == 32
+    assert trained(halving, 0.7) == 2
+    assert halving.lengths == [32, 2, 32, 2]
+
+
+def test_the_best_of_those_that_reach_their_end_wins_and_what_diverges_ends_at_once():
+    halving = Asha().halvings([0], CONFIG)[0]
+    generator = np.random.default_rng(choice_seed(0))
+    drawn = [Asha().space.draw(generator) for _ in range(3)]
+    assert trained(halving, 1.0) == 32
+    assert halving.best == drawn[0]
+    assert trained(halving, 0.1, diverges_after=5) == 5
+    assert halving.best == drawn[0]
+    assert trained(halving, 0.05) == 32
+    assert halving.best == drawn[2]
+
+
+def test_no_more_is_spent_than_was_given(moons, monkeypatch):
+    search = Asha(budgets=(1, 6))
+    halvings = search.halvings([0, 1], CONFIG)
+    monkeypatch.setattr(search, "halvings", lambda seeds, config: halvings)
+    spent = []
+    found = search.find(moons, [0, 1], CONFIG, lambda: spent.append(1))
+    assert len(spent) == 2 * 6 * 32
+    for halving in halvings:
+        assert sum(halving.lengths) <= 6 * 32
+        # Many more configurations than six are seen, most of them for 2 decisions alone.
+        assert len(halving.lengths) > 12
+        assert np.median(halving.lengths) == 2
+        assert halving.lengths[0] == 32
+    assert [len(by_seed) for by_seed in found] == [2, 2]
+
+
+@pytest.mark.parametrize(("decisions", "rung"), [(30, 2), (5, 1), (64, 4)])
+def test_the_first_rung_is_a_share_of_the_budget(decisions, rung):
+    config = EnvConfig(decisions=decisions)
+    halving = Asha().halvings([0], config)[0]
+    for loss in (1.0, 2.0):
+        halving.next()
+        run = Run("task", "trial", 0, 1, valid_loss=[9.0, loss])
+        made = 1
+        while not halving.report(run):
+            run.valid_loss.append(loss)
+            made += 1
+    assert made == rung
