@@ -29,10 +29,8 @@ CONTROLLERS: dict[str, tuple[str, float, float, float]] = {
     "prodigy": ("adaptive", 2.2, 1.0, 0),
     "schedule_free": ("adaptive", 2.9, 1e-2, 0),
 }
-TASKS = (
-    "digits_mlp code_transformer digits_cnn mnist_cnn mnist_mlp "
-    "phishing_mlp segments_mlp surnames_gru surnames_mlp code_mlp"
-).split()
+TASKS = ["digits_mlp", "code_transformer", "digits_cnn", "mnist_cnn", "mnist_mlp"]
+TASKS += ["phishing_mlp", "segments_mlp", "surnames_gru", "surnames_mlp", "code_mlp"]
 
 
 def make_results(
@@ -65,9 +63,7 @@ def make_results(
     runs = []
     for number, task in enumerate(tasks):
         for seed in range(n_seeds):
-            made = [
-                _run(generator, task, number, name, seed, budget, decisions) for name in names
-            ]
+            made = [_run(generator, task, number, name, seed, budget, decisions) for name in names]
             _fail(made, number, len(tasks), seed)
             _measure(made, references)
             runs += made

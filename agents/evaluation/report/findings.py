@@ -8,6 +8,7 @@ from trainpilot.agents.evaluation.report.reading import Results
 from trainpilot.agents.evaluation.report.words import (
     REFERENCES,
     RIVALS,
+    brief,
     interval,
     listed,
     number,
@@ -173,9 +174,7 @@ def _against(results: Results, subject: str, rival: str, reference: str) -> str:
     )
 
 
-def _shortfalls(
-    results: Results, subject: str, rivals: list[str], reference: str
-) -> list[str]:
+def _shortfalls(results: Results, subject: str, rivals: list[str], reference: str) -> list[str]:
     who = called(results, subject)
     who = who[0].upper() + who[1:]
     tasks = results["summary"][subject]["tasks"]
@@ -236,7 +235,7 @@ def _misses(tasks: dict[str, Any], who: str, reference: str) -> str:
 
 
 def _divergences(line: dict[str, Any], tasks: dict[str, Any]) -> str:
-    backs = f"{number(line.get('roll_backs'))} roll-backs a run on average"
+    backs = f"{number(line.get('roll_backs'), 2)} roll-backs a run on average"
     lost = [
         f"{task} ({percent(own['divergence_rate'])})"
         for task, own in tasks.items()
@@ -277,7 +276,7 @@ def _method(results: Results) -> list[str]:
         f"{settings.get('micro_batches_per_decision')}.",
         "The speed-up of a run is the samples that the reference's run with the same seed needs to "
         "its own final loss on outer_valid data, over the samples that this run needs to that "
-        f"loss; a miss counts as {number(settings.get('miss_budgets'))} budgets.",
+        f"loss; a miss counts as {brief(settings.get('miss_budgets'))} budgets.",
         f"Policy: {settings.get('policy') or 'none'}. Made by trainpilot {results.get('version')}, "
         f"{results.get('created')}.",
     ]

@@ -23,13 +23,11 @@ CURVES = {
     "test_loss": math.inf,
     "test_accuracy": 0.0,
 }
-_DIGITS = 4
-
 Run = dict[str, Any]
 
 
 def payload(results: Results, findings: Findings) -> dict[str, Any]:
-    """The data of the page, ready for JSON: numbers have 4 significant digits.
+    """The data of the page, ready for JSON: curves have 4 significant digits.
 
     Returns:
         `subject`, `rival`, `reference` (that of the headline), `references`, `kinds`, `measures`,
@@ -79,19 +77,20 @@ def payload(results: Results, findings: Findings) -> dict[str, Any]:
             for task, by_name in groups.items()
         },
     }
-    return dict(short(data))
+    # Curves have fewer digits than the table, whose numbers are rounded again as they are shown.
+    return {key: short(value, 4 if key == "runs" else 7) for key, value in data.items()}
 
 
-def short(data: Any) -> Any:
-    """The same data with floats of 4 significant digits; those not finite become None."""
+def short(data: Any, digits: int) -> Any:
+    """The same data with floats of some significant digits; those not finite become None."""
     if isinstance(data, dict):
-        return {key: short(value) for key, value in data.items()}
+        return {key: short(value, digits) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [short(value) for value in data]
+        return [short(value, digits) for value in data]
     if isinstance(data, float):
         if not math.isfinite(data):
             return None
-        value = float(f"{data:.{_DIGITS}g}")
+        value = float(f"{data:.{digits}g}")
         return int(value) if value.is_integer() else value
     return data
 

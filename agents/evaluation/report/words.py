@@ -99,6 +99,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{min(places, 8)}f}"
 
 
+def brief(value: float | None) -> str:
+    """A number without zeros at its end, or `NONE`."""
+    return NONE if value is None else f"{value:g}"
+
+
 def percent(share: float | None) -> str:
     """A share of 1 as per cent; all and none are said only of all and none."""
     if share is None or not math.isfinite(share):

@@ -153,7 +153,9 @@ function lineChart(host, series, options) {
     if (at >= inner.top && at <= inner.bottom) {
       plot.append(
         svg("line", { class: "one", x1: inner.left, x2: inner.right, y1: at, y2: at }),
-        svg("text", { x: inner.right - 4, y: at - 6, "text-anchor": "end" }, options.rule.label));
+        svg("text", { class: "over", x: inner.right - 4, "text-anchor": "end",
+          y: at + 18 < inner.bottom ? at + 15 : at - 6 },
+          options.rule.label));
     }
   }
   crosshair(chart, series, options);
@@ -212,4 +214,18 @@ function crosshair(chart, series, options) {
     event.preventDefault();
     point(at < 0 ? (step > 0 ? 0 : xs.length - 1) : at + step);
   });
+}
+
+// A speed-up as a stroke on the bar of its interval.
+function intervalMark({ geomean, ci_low: low, ci_high: high }, x, middle, tall, colour) {
+  const mark = svg("g");
+  if (known(low) && known(high)) {
+    mark.append(svg("rect", { x: x(low), width: Math.max(1, x(high) - x(low)), y: middle - tall / 3,
+      height: (2 * tall) / 3, rx: 1.5, fill: colour, "fill-opacity": 0.38 }));
+  }
+  if (known(geomean)) {
+    mark.append(svg("line", { x1: x(geomean), x2: x(geomean), y1: middle - tall / 2,
+      y2: middle + tall / 2, stroke: colour, "stroke-width": 2.6 }));
+  }
+  return mark;
 }

@@ -52,7 +52,7 @@ views.push(() => {
     const { mark } = kindOf(line.name);
     const room = narrow ? 60 : Math.floor((left - 20) / 7.2);
     const shown = line.name.length > room ? line.name.slice(0, room - 1) + "\u2026" : line.name;
-    const name = svg("text", { class: own ? "name subject" : "name", x: narrow ? inner.left : left - 14,
+    const name = svg("text", { class: own ? "over name subject" : "over name", x: narrow ? inner.left : left - 14,
       y: narrow ? middle - 12 : middle + 4, "text-anchor": narrow ? "start" : "end" }, shown);
     noted(name, el("b", null, line.name), el("span", null, mark || kindOf(line.name).label));
     if (mark && narrow) name.append(svg("tspan", { style: "fill:var(--muted);font-size:11px" },
@@ -63,6 +63,15 @@ views.push(() => {
     if (!state.dots && mean > 0) {
       plot.append(svg("line", { x1: x(mean), x2: x(mean), y1: middle - 9, y2: middle + 9,
         stroke: colour, "stroke-width": 2.4 }));
+    }
+    // The lowest is called by its name, so that nobody has to look for it.
+    const worst = dots.reduce((a, b) => (b.value < a.value ? b : a), dots[0]);
+    const differ = dots.some(({ value }) => value > worst.value);
+    if (differ && !state.dots && !narrow) {
+      const at = x(worst.value) - 10;
+      const fits = at - inner.left > 6.5 * worst.label.length;
+      if (fits) plot.append(svg("text", { class: "over", x: at, y: middle + 4, "text-anchor": "end",
+        style: "font-size:11px" }, worst.label));
     }
     for (const dot of dots) plot.append(drawDot(dot, x(dot.value), middle, colour));
   });

@@ -19,12 +19,7 @@ function tile(label, line, domain) {
     svg("line", { class: "axis", x1: 6, x2: 194, y1: 14, y2: 14 }),
     svg("line", { class: "one", x1: x(1), x2: x(1), y1: 3, y2: 22 }),
     svg("text", { x: x(1), y: 33, "text-anchor": "middle", style: "font-size:10px" }, "1"));
-  const colour = { stroke: "var(--policy)", fill: "var(--policy)" };
-  if (known(low) && known(high)) {
-    picture.append(svg("line", { ...colour, x1: x(low), x2: x(high), y1: 14, y2: 14,
-      "stroke-width": 4, "stroke-opacity": 0.35 }));
-  }
-  picture.append(svg("circle", { ...colour, cx: x(geomean), cy: 14, r: 5 }));
+  picture.append(intervalMark(line, x, 14, 12, "var(--policy)"));
   return el("div", { class: "tile" },
     el("h3", null, "Against " + label),
     el("p", { class: "big" }, number(geomean) + "\u00d7", el("small", { class: style }, word)),

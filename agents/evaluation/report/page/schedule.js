@@ -36,7 +36,7 @@ function panel(title, rows, samples, budget, options) {
   });
 }
 
-function strips(rows, samples, budget, nSeeds) {
+function strips(rows, samples, budget, seeds) {
   const used = [...new Set(rows.flat().filter(known))].sort((a, b) => a - b);
   const host = el("div", { class: "chart" });
   byId("schedule").append(host);
@@ -49,7 +49,7 @@ function strips(rows, samples, budget, nSeeds) {
   const thick = rows.length > 1 ? 15 : 24;
   const inner = el("div");
   host.append(
-    el("h3", null, "Optimizer" + (rows.length === 1 && nSeeds > 1 ? ", the same in every seed" : "")),
+    el("h3", null, "Optimizer" + (rows.length === 1 && seeds.length > 1 ? ", the same in every seed" : "")),
     inner);
   const chart = frame(inner, {
     label: `Optimizers of ${state.controller} on ${state.task}: `
@@ -61,7 +61,7 @@ function strips(rows, samples, budget, nSeeds) {
     const top = chart.inner.top + line * thick;
     if (rows.length > 1) {
       chart.plot.append(svg("text", { x: chart.inner.left - 8, y: top + 11, "text-anchor": "end",
-        style: "font-size:10px" }, line === 0 ? "seed" : String(line)));
+        style: "font-size:10px" }, line ? String(seeds[line].seed) : `seed ${seeds[0].seed}`));
     }
     for (let start = 0; start < row.length;) {
       let end = start;
@@ -103,5 +103,5 @@ views.push(() => {
   const sizes = [...new Set(schedule.batch_size.flat().filter(known))];
   panel("Batch size", schedule.batch_size, samples, budget,
     { height: 150, y: sizes.length && sizes.length < 5 ? { ticks: sizes } : {} });
-  strips(schedule.optimizer, samples, budget, group.seeds.length);
+  strips(schedule.optimizer, samples, budget, group.seeds);
 });

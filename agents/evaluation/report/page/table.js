@@ -32,9 +32,8 @@ function heading(key, label, note) {
   const button = el("button", { type: "button", "data-key": key,
     onclick: () => set(state.sort === key ? { descending: !state.descending }
       : { sort: key, descending: key !== "name" && key !== "kind" }) }, label);
-  const cell = el("th", { scope: "col", class: key === "kind" ? "text" : null,
+  const cell = el("th", { scope: "col", class: key === "kind" ? "kind" : null,
     "aria-sort": state.sort !== key ? null : state.descending ? "descending" : "ascending" }, button);
-  if (key === "kind") cell.style.textAlign = "left";
   noted(button, el("span", null, note));
   return cell;
 }
@@ -52,16 +51,10 @@ function sorted(lines) {
 }
 
 function bar(line, x) {
-  const { geomean, ci_low: low, ci_high: high } = speedup(line);
-  const own = line.name === data.subject;
-  const colour = own ? "var(--policy)" : "var(--c5)";
+  const colour = line.name === data.subject ? "var(--policy)" : "var(--c5)";
   const picture = svg("svg", { width: 150, height: 16, "aria-hidden": "true" });
   picture.append(svg("line", { class: "one", x1: x(1), x2: x(1), y1: 0, y2: 16 }));
-  if (known(low) && known(high)) {
-    picture.append(svg("line", { x1: x(low), x2: x(high), y1: 8, y2: 8, stroke: colour,
-      "stroke-width": 3, "stroke-opacity": 0.45 }));
-  }
-  if (known(geomean)) picture.append(svg("circle", { cx: x(geomean), cy: 8, r: 4, fill: colour }));
+  picture.append(intervalMark(speedup(line), x, 8, 12, colour));
   return picture;
 }
 
@@ -86,10 +79,10 @@ views.push(() => {
   const body = sorted(lines).map((line) => {
     const { mark, label: kind, note } = data.kinds[line.kind] || { label: line.kind, note: "", mark: "" };
     const name = el("th", { scope: "row" }, line.name,
-      mark && mark !== kind ? el("span", { class: "tag" }, mark) : null);
+      mark ? el("span", { class: "tag" }, mark) : null);
     noted(name, el("b", null, line.name), el("span", null, line.description || note));
     return el("tr", { class: line.name === data.subject ? "subject" : null, "data-name": line.name },
-      name, el("td", { class: "text" }, mark === kind ? el("span", { class: "tag" }, kind) : kind),
+      name, el("td", { class: "text kind" }, kind),
       columns.flatMap(({ key, shown }) => {
         const cell = el("td", null, shown(line));
         return key === "speedup" ? [cell, el("td", null, bar(line, x))] : [cell];
