@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -235,6 +235,38 @@ def _mean(values: list[float | None]) -> float | None:
     return None if None in values or not values else fmean(values)  # type: ignore[type-var]
 
 
+def _profile(
+    own: list[dict[str, Any]], runs: list[dict[str, Any]], key: str
+) -> dict[str, Any] | None:
+    if CONTROLLERS[own[0]["controller"]][0] in ("search", "oracle", "ablation"):
+        return None
+
+    def time(task: str, name: str) -> float:
+        goals = [
+            run["to_target"][key]
+            for run in runs
+            if (run["task"], run["controller"]) == (task, name)
+        ]
+        return median(goal["samples"] if goal["reached"] else math.inf for goal in goals)
+
+    tasks = dict.fromkeys(run["task"] for run in own)
+    names = dict.fromkeys(
+        name
+        for name in (run["controller"] for run in runs)
+        if CONTROLLERS[name][0] not in ("search", "oracle", "ablation")
+    )
+    lags = [
+        time(task, own[0]["controller"]) / max(1, min(time(task, name) for name in names))
+        for task in tasks
+    ]
+    ratios = sorted({1.0, 4.0, *(lag for lag in lags if lag <= 4)})
+    return {
+        "ratio": ratios,
+        "share": [fmean(lag <= ratio for lag in lags) for ratio in ratios],
+        "score": fmean(max(0, 4 - lag) / 3 for lag in lags),
+    }
+
+
 def _summarise(
     own: list[dict[str, Any]], runs: list[dict[str, Any]], references: dict[str, str]
 ) -> dict[str, Any]:
@@ -276,23 +308,12 @@ def _summarise(
             "worst_task": worst,
             "reached": fmean(run["to_target"][key]["reached"] for run in own),
         }
-        best = {
-            (run["task"], run["seed"]): max(
-                other["to_target"][key]["speedup"]
-                for other in runs
-                if (other["task"], other["seed"]) == (run["task"], run["seed"])
-            )
-            for run in own
-        }
-        ratios = np.geomspace(1, 16, 33).tolist()
-        lag = [
-            best[run["task"], run["seed"]] / run["to_target"][key]["speedup"]
-            if run["to_target"][key]["reached"]
-            else math.inf
-            for run in own
-        ]
-        share = [fmean(value <= ratio for value in lag) for ratio in ratios]
-        profile[key] = {"ratio": ratios, "share": share, "score": fmean(share)}
+        if len(own) == len(names):
+            # One seed tells nothing of chance.
+            speedup[key].update(ci_low=None, ci_high=None)
+        if len(names) == 1:
+            speedup[key].update(tasks_ci_low=None, tasks_ci_high=None)
+        profile[key] = _profile(own, runs, key)
     ratio = _mean([run["final_test_loss"] for run in own])
     adam = _mean([run["final_test_loss"] for run in runs if run["controller"] == "adam"])
     return {
@@ -302,7 +323,7 @@ def _summarise(
             key: _geomean([run["to_target"][key]["speedup_with_search"] for run in own])
             for key in references
         },
-        "algoperf_score": profile["adam_default"]["score"] if "adam_default" in profile else None,
+        "algoperf_score": (profile["adam_default"] or {}).get("score"),
         "profile": profile,
         **{
             key: fmean(run[key] for run in own)

@@ -15,6 +15,7 @@ from trainpilot.agents.evaluation.report.words import (
     percent,
     plural,
     times,
+    uncertainty,
     verdict,
 )
 
@@ -93,10 +94,9 @@ def label(reference: str) -> str:
 
 def _subject(results: Results, reference: str) -> str:
     summary = results["summary"]
-    if "policy" in summary and summary["policy"]["kind"] == "policy":
-        return "policy"
     ordered = by_speed(results, reference)
-    policies = [name for name in summary if summary[name]["kind"] == "policy"]
+    policies: list[str] = [name for name in summary if summary[name]["kind"] == "policy"]
+    policies.sort(key=lambda name: name != "policy")
     # Adam's default compared with itself says nothing, unless there is nobody else.
     itself = results["references"].get(reference)
     heuristics = [
@@ -128,7 +128,7 @@ def _headline(results: Results, subject: str, reference: str) -> str:
         return f"{who} has no speed-up to {goal} {where}."
     return (
         f"{who} reaches {goal} {times(own['geomean'])} "
-        f"(95 % interval {interval(own['ci_low'], own['ci_high'])}), "
+        f"{uncertainty(own['ci_low'], own['ci_high'])}, "
         f"in {percent(own['reached'])} of runs, {where}."
     )
 
@@ -140,7 +140,7 @@ def _comparison(results: Results, subject: str, rival: str | None, reference: st
         sentences.append("There is one seed only: nothing is known of chance between seeds.")
     if own.get("tasks_ci_low") is not None:
         sentences.append(
-            f"With the tasks drawn anew as well, the interval is "
+            "With other tasks like these instead of other seeds, the interval is "
             f"{interval(own['tasks_ci_low'], own['tasks_ci_high'])}."
         )
     if rival is not None:
@@ -151,7 +151,7 @@ def _comparison(results: Results, subject: str, rival: str | None, reference: st
             continue
         sentences.append(
             f"To the final loss of {label(other)} it is {times(line['geomean'])} "
-            f"(95 % interval {interval(line['ci_low'], line['ci_high'])}): "
+            f"{uncertainty(line['ci_low'], line['ci_high'])}: "
             f"{verdict(line['ci_low'], line['ci_high'])}; "
             f"it gets there in {percent(line['reached'])} of runs."
         )
@@ -163,14 +163,13 @@ def _against(results: Results, subject: str, rival: str, reference: str) -> str:
     if own.get("geomean") is None or other.get("geomean") is None:
         return f"There is no comparison with {rival}: a speed-up is missing."
     order = "ahead of" if other["geomean"] > own["geomean"] else "behind"
-    ends = [line.get(key) for line in (own, other) for key in ("ci_low", "ci_high")]
-    known = None not in ends
-    apart = known and (ends[1] < ends[2] or ends[3] < ends[0])
-    overlap = ("apart" if apart else "overlapping") if known else "unknown"
+    sentence = f"Its best rival, {rival}, has {number(other['geomean'])}"
+    if None in (own["ci_low"], other["ci_low"]):
+        return f"{sentence}, {order} it with {number(own['geomean'])}."
+    apart = own["ci_high"] < other["ci_low"] or other["ci_high"] < own["ci_low"]
     return (
-        f"Its best rival, {rival}, has {number(other['geomean'])} "
-        f"({interval(other.get('ci_low'), other.get('ci_high'))}), {order} it "
-        f"with {number(own['geomean'])}; the intervals are {overlap}."
+        f"{sentence} ({interval(other['ci_low'], other['ci_high'])}), {order} it with "
+        f"{number(own['geomean'])}; the intervals {'are apart' if apart else 'overlap'}."
     )
 
 

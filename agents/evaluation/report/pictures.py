@@ -123,7 +123,7 @@ def _curves(results: Results, findings: Findings) -> Figure:
 
 
 def _profile(results: Results, findings: Findings) -> Figure:
-    """The share of runs that need at most so many times the samples of the fastest."""
+    """The share of tasks that need at most so many times the samples of the fastest."""
     reference = main_reference(results)
     shown = _shown(results, findings)
     figure = Figure(figsize=(7, 4.6), layout="constrained")
@@ -136,7 +136,7 @@ def _profile(results: Results, findings: Findings) -> Figure:
     _log_scale(axes, "x")
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("times the samples of the fastest")
-    axes.set_ylabel(f"runs that reach the final loss of\n{_plain(label(reference))}")
+    axes.set_ylabel(f"share of tasks at the final loss of\n{_plain(label(reference))}")
     axes.grid(alpha=0.3)
     _legend(figure, axes)
     return figure

@@ -59,12 +59,18 @@ MEASURES = {
         "Samples that the reference needs to its own final loss, over the samples to that loss. "
         "Geometric mean over tasks and seeds. Above 1 is faster.",
     ),
-    "interval": ("95 % interval", "Of the speed-up, for these tasks: the seeds drawn anew."),
-    "tasks_interval": ("Over tasks", "95 % interval of the speed-up with the tasks drawn anew."),
-    "iqm": ("Middle half", "Mean of the middle half of the speed-ups: outliers do not move it."),
+    "interval": (
+        "95 % interval",
+        "Of the speed-up: where it would lie with other seeds, on these tasks.",
+    ),
+    "tasks_interval": (
+        "Over tasks",
+        "95 % interval of where the speed-up would lie with other tasks like these.",
+    ),
+    "iqm": ("Middle half", "Mean of the middle half of all speed-ups: outliers do not move it."),
     "probability_of_improvement": (
         "Better",
-        "Probability that a run needs fewer samples than the reference's.",
+        "How often a run needs fewer samples than the reference's; a tie counts half.",
     ),
     "worst": ("Worst task", "The lowest speed-up of any task, and which task that is."),
     "reached": ("Reached", "Share of the runs that reach the reference's final loss at all."),
@@ -74,15 +80,18 @@ MEASURES = {
     ),
     "profile_score": (
         "Profile",
-        "Area under the performance profile, 0 to 1; higher is better.",
+        "Score of the performance profile below, 0 to 1; higher is better.",
     ),
-    "algoperf_score": ("AlgoPerf", "The score in the manner of AlgoPerf, 0 to 1."),
+    "algoperf_score": (
+        "AlgoPerf",
+        "The profile's score for the reference that AlgoPerf's would be, 0 to 1.",
+    ),
     "divergence_rate": ("Diverged", "Share of the runs that diverged for good."),
     "roll_backs": ("Roll-backs", "How often a run was put back to its last good weights, mean."),
     "switches": ("Switches", "How often a run changed its optimizer, mean."),
     "final_test_loss_ratio": (
         "Test loss",
-        "Final test loss over that of Adam's default. Below 1 is better.",
+        "Final test loss over that of Adam's default, geometric mean. Below 1 is better.",
     ),
     "seconds": ("Seconds", "Wall-clock time of a run, mean."),
     "search_samples": ("Search", "Samples spent on tuning before the run, mean."),
@@ -118,6 +127,12 @@ def interval(low: float | None, high: float | None) -> str:
     return NONE if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
+def uncertainty(low: float | None, high: float | None) -> str:
+    """The interval of a speed-up in brackets, or that there is none."""
+    ends = interval(low, high)
+    return "(no interval)" if ends == NONE else f"(95 % interval {ends})"
+
+
 def times(value: float | None) -> str:
     """A speed-up as "3.8 times as fast"."""
     return f"{number(value)} times as fast"
@@ -136,7 +151,7 @@ def plural(count: int, noun: str) -> str:
 def verdict(low: float | None, high: float | None) -> str:
     """What an interval of a speed-up says: faster, slower, or no clear difference."""
     if low is None or high is None:
-        return "without an interval"
+        return "nothing is known of chance"
     if low > 1:
         return "faster"
     return "slower" if high < 1 else "no clear difference"
