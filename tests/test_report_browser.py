@@ -52,7 +52,7 @@ def opened(browser, address):
             lambda request: request.url == address or trouble.append(f"request: {request.url}"),
         )
         page.goto(address)
-        page.wait_for_selector("#profile path.line")
+        page.wait_for_selector("#profile path.line", state="attached")
         pages.append(page)
         return page
 
@@ -96,15 +96,17 @@ def test_controllers_come_and_go(page):
     names = "paths => paths.map(path => path.dataset.name)"
     shown = page.locator("#curves path.line").evaluate_all(names)
     assert shown[-1] == "policy"
-    assert "random_search_8" not in shown
+    assert "shared_fixed" not in shown
     page.locator("[data-legend] summary").first.click()
-    chip = page.locator("[data-legend]").first.get_by_role("button", name="random_search_8")
+    chip = page.locator("[data-legend]").first.get_by_role("button", name="shared_fixed")
     chip.press("Enter")
     after = page.locator("#curves path.line").evaluate_all(names)
-    assert set(after) == {*shown, "random_search_8"}
+    assert set(after) == {*shown, "shared_fixed"}
     # Profiles show the same ones, and the keyboard stays where it was.
-    assert set(page.locator("#profile path.line").evaluate_all(names)) == set(after)
-    assert page.evaluate("document.activeElement.dataset.name") == "random_search_8"
+    profiles = page.locator("#profile path.line").evaluate_all(names)
+    # An oracle is in no profile.
+    assert set(profiles) == set(after) - {"oracle_fixed"}
+    assert page.evaluate("document.activeElement.dataset.name") == "shared_fixed"
 
 
 def test_a_heading_sorts_and_turns_round(page):
@@ -199,7 +201,7 @@ def test_other_evaluations_draw_too(browser, tmp_path, case):
     page = browser.new_page()
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(path.as_uri())
-    page.wait_for_selector("#profile path.line")
+    page.wait_for_selector("#profile path.line", state="attached")
     for select in page.locator("select").all():
         select.select_option(index=select.locator("option").count() - 1)
     page.close()
