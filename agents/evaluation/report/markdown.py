@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from trainpilot.agents.evaluation.report.findings import (
+from trainpilot.agents.evaluation.report.findings import Findings
+from trainpilot.agents.evaluation.report.lookup import (
     ADAM,
-    Findings,
     by_speed,
     label,
     main_reference,

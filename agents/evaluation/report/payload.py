@@ -7,8 +7,8 @@ from collections import defaultdict
 from typing import Any
 
 from trainpilot.agents.evaluation.report.curves import quartile_curves
-from trainpilot.agents.evaluation.report.findings import (
-    Findings,
+from trainpilot.agents.evaluation.report.findings import Findings
+from trainpilot.agents.evaluation.report.lookup import (
     by_speed,
     label,
     main_reference,

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from trainpilot.agents.evaluation.report.curves import quartile_curves
-from trainpilot.agents.evaluation.report.findings import (
+from trainpilot.agents.evaluation.report.findings import Findings
+from trainpilot.agents.evaluation.report.lookup import (
     ADAM,
-    Findings,
     by_speed,
     label,
     main_reference,
