@@ -11,11 +11,13 @@ USAGE = """\
 trainpilot: an autopilot for neural-network training
 
 usage: trainpilot COMMAND [SETTING=VALUE ...] [--multirun] [--cfg job] [--help]
+       trainpilot report RESULTS.JSON [--out DIR]
 
 commands:
   train        meta-train a policy on a suite of tasks       leaves policy.safetensors
   deploy       train a task's model under a learned policy   leaves model.safetensors
   evaluate     compare the policy with heuristics            leaves results.json
+  report       draw the report of an evaluation            leaves report.html
   check-task   check a task against the contract           says what it found
   tasks        list the tasks that ship (--json: as JSON)
   controllers  list the controllers that ship
@@ -30,7 +32,7 @@ Settings are Hydra overrides. Some that are often wanted:
 """
 
 #: Imported only when asked for, so that help comes at once.
-_VERBS = ("train", "deploy", "evaluate", "check-task")
+_VERBS = ("train", "deploy", "evaluate", "report", "check-task")
 _LISTS = {"tasks": "list_tasks", "controllers": "list_controllers"}
 
 

@@ -306,7 +306,10 @@ MISTAKES = [
         ["deploy", "task=custom", "task._target_=broken.infinite"],
         "loss of task 'infinite' must be finite and above 0 .*; given: (inf|nan)",
     ),
-    (["fly"], "unknown command 'fly'; allowed: train, deploy, evaluate, check-task, tasks, contr"),
+    (
+        ["fly"],
+        "unknown command 'fly'; allowed: train, deploy, evaluate, report, check-task, tasks, contr",
+    ),
 ]
 BROKEN = """
 import torch

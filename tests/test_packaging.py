@@ -23,7 +23,16 @@ def test_every_folder_with_code_or_data_is_a_listed_package():
     expected = set()
     for folder, package in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".safetensors", ".cpp", ".h"):
+            if path.suffix in (
+                ".py",
+                ".yaml",
+                ".safetensors",
+                ".cpp",
+                ".h",
+                ".html",
+                ".css",
+                ".js",
+            ):
                 inside = path.parent.relative_to(ROOT / folder).parts
                 expected.add(".".join((package, *inside)))
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == expected
