@@ -1,12 +1,10 @@
-"""Controllers that learn nothing: constants, schedules, plateaus, chance.
+"""Controllers that learn nothing and decide where a policy decides: constants, plateaus, chance.
 
-They decide where a policy decides: a schedule is constant between two decisions.
+Those whose learning rate changes at every inner step: `trainpilot.agents.schedules`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,10 +15,13 @@ from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters
 from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.inner_tasks.errors import require
 
+#: The default `eps` of torch's `ReduceLROnPlateau`.
+_SMALLEST_FALL = 1e-8
+
 
 @dataclass
 class Constant:
-    """One optimizer with one learning rate; the schedules below multiply that rate.
+    """One optimizer with one learning rate, which other heuristics multiply.
 
     Args:
         optimizer: its name.
@@ -66,68 +67,11 @@ class Constant:
 
 
 @dataclass
-class CosineWithWarmup(Constant):
-    """Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter, arXiv 1608.03983).
-
-    The learning rate, as given for the peak, is multiplied by `(t + 1) / W` for the first W of T
-    decisions, then by `(1 + cos(pi * (t - W) / (T - W))) / 2`.
-
-    Args:
-        warmup: share of the budget that warms up, in [0, 1) (default: 0.1). The other
-            arguments are those of `Constant`.
-    """
-
-    warmup: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Check every range."""
-        super().__post_init__()
-        require(0 <= self.warmup < 1, "a controller's warmup must lie in [0, 1)", self.warmup)
-
-    def _multiplier(self, view: View) -> float:
-        # At least one decision is left for the cosine, however short the budget.
-        warmup = min(round(self.warmup * view.decisions), view.decisions - 1)
-        if view.decision < warmup:
-            return (view.decision + 1) / warmup
-        phase = (view.decision - warmup) / (view.decisions - warmup)
-        return (1 + math.cos(math.pi * phase)) / 2
-
-
-@dataclass
-class StepDecay(Constant):
-    """The learning rate is multiplied by a factor at each milestone.
-
-    Args:
-        milestones: shares of the budget, in (0, 1) (default: 0.5 and 0.75).
-        factor: at each milestone, in (0, 1) (default: 0.1). The other arguments are those
-            of `Constant`.
-    """
-
-    milestones: Sequence[float] = (0.5, 0.75)
-    factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Check every range."""
-        super().__post_init__()
-        require(
-            all(0 < milestone < 1 for milestone in self.milestones),
-            "a controller's milestones must lie in (0, 1)",
-            list(self.milestones),
-        )
-        require(0 < self.factor < 1, "a controller's factor must lie in (0, 1)", self.factor)
-
-    def _multiplier(self, view: View) -> float:
-        progress = view.decision / view.decisions
-        passed = sum(progress >= milestone for milestone in self.milestones)
-        return float(self.factor**passed)
-
-
-@dataclass
 class ReduceOnPlateau(Constant):
     """The learning rate falls when the valid loss has stopped falling.
 
     As `torch.optim.lr_scheduler.ReduceLROnPlateau` in mode "min" with a relative threshold,
-    counting decisions for epochs.
+    counting decisions for epochs; like there, what would lower the rate by 1e-8 or less is left.
 
     Args:
         factor: at each reduction, in (0, 1) (default: 0.1).
@@ -161,8 +105,10 @@ class ReduceOnPlateau(Constant):
         self._best = np.where(better, view.valid_loss, self._best)
         self._waited = np.where(better, 0, self._waited + 1)
         exhausted = self._waited > self.patience
-        self._reduced = np.where(exhausted, self._reduced * self.factor, self._reduced)
         self._waited = np.where(exhausted, 0, self._waited)
+        fall = self.learning_rate * self._reduced * (1 - self.factor)
+        reduces = exhausted & (fall > _SMALLEST_FALL)
+        self._reduced = np.where(reduces, self._reduced * self.factor, self._reduced)
         return self._reduced
 
 

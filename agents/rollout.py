@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from trainpilot.agents.controller import Controller, Decision, View
+from trainpilot.agents.controller import Controller, Decision, View, join_factors
 from trainpilot.agents.held_out import HeldOut
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
@@ -88,14 +88,16 @@ def roll_out(
                 decision,
                 config.decisions,
                 inner.guard_scale[rows],
+                config.micro_batches_per_decision,
             )
             begun = time.perf_counter()
             decided[name] = controllers[name].decide(view)
             spend(runs[rows], time.perf_counter() - begun)
         observed = inner.observation
         asked = Hyperparameters.concatenate([d.hyperparameters for d in decided.values()])
+        factors = join_factors([*decided.values()], config.micro_batches_per_decision)
         begun = time.perf_counter()
-        outcome = inner.step(asked)
+        outcome = inner.step(asked, factors)
         spend(runs, time.perf_counter() - begun)
         valid = outcome.valid
         samples = int(engine.position[0]) * task.micro_batch_size

@@ -202,17 +202,24 @@ _CHANGES: dict[str, Callable[[Hyperparameters, NDArray[Any]], Hyperparameters]] 
 }
 
 
+def clamp_rates(rates: FloatArray, optimizer: IntArray, bounds: BoundsConfig) -> FloatArray:
+    """Learning rates moved into their hard range, which is in Adam's units.
+
+    Args:
+        rates: one or more for each run, `(n_runs, ...)`.
+        optimizer: index of each run's, `(n_runs,)`.
+        bounds: the ranges.
+    """
+    scale = _SCALES[optimizer].reshape(-1, *[1] * (rates.ndim - 1))
+    return np.clip(rates, bounds.learning_rate_low * scale, bounds.learning_rate_high * scale)
+
+
 def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparameters:
     """Hyperparameters moved into their hard ranges; the learning rate in Adam's units."""
-    scale = _SCALES[hyperparameters.optimizer]
     clip_high = np.inf if bounds.gradient_clip_high is None else bounds.gradient_clip_high
     return replace(
         hyperparameters,
-        learning_rate=np.clip(
-            hyperparameters.learning_rate,
-            bounds.learning_rate_low * scale,
-            bounds.learning_rate_high * scale,
-        ),
+        learning_rate=clamp_rates(hyperparameters.learning_rate, hyperparameters.optimizer, bounds),
         weight_decay=np.clip(
             hyperparameters.weight_decay, bounds.weight_decay_low, bounds.weight_decay_high
         ),

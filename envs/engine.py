@@ -17,7 +17,7 @@ from torch import Tensor
 from trainpilot.envs.data_order import data_order
 from trainpilot.envs.evaluating import observed_sample
 from trainpilot.envs.flat_model import FlatModel
-from trainpilot.envs.hyperparameters import Hyperparameters, IntArray
+from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
 from trainpilot.envs.optimizers import (
     LEARNING_RATE_SCALES,
     OPTIMIZER_NAMES,
@@ -237,12 +237,19 @@ class Engine:
         self._schedule.reset(rows)
         self._mean_square[rows] = 0
 
-    def advance(self, hyperparameters: Hyperparameters, n_micro_batches: int) -> Signals:
+    def advance(
+        self,
+        hyperparameters: Hyperparameters,
+        n_micro_batches: int,
+        learning_rates: FloatArray | None = None,
+    ) -> Signals:
         """Train every run on its next micro-batches.
 
         Args:
             hyperparameters: of every run, `(n_runs,)` each.
             n_micro_batches: how many; no run may pass its budget.
+            learning_rates: of each micro-batch, `(n_runs, n_micro_batches)` (default: the
+                hyperparameters' throughout).
 
         Returns:
             The signals of these micro-batches, `(n_runs, n_micro_batches)` each.
@@ -270,7 +277,7 @@ class Engine:
             + ", ".join(OPTIMIZER_NAMES[index] for index in self._menu),
             ", ".join(OPTIMIZER_NAMES[index] for index in used),
         )
-        orders, plan = self._next_orders(hyperparameters, n_micro_batches)
+        orders, plan = self._next_orders(hyperparameters, n_micro_batches, learning_rates)
         if self._trainer.takes_any_rows and self._n_rows > self.n_runs:
             runs = slice(self.n_runs)
             sums = self._trainer.train(self._state.rows(runs), orders.rows(runs))
@@ -281,9 +288,14 @@ class Engine:
         before, self._mean_square = self._mean_square, step_sums.mean_square[:, -1]
         return make_signals(step_sums, before, plan.mean_correction, plan.updated)
 
-    def _next_orders(self, hyperparameters: Hyperparameters, n_steps: int) -> tuple[Orders, Plan]:
+    def _next_orders(
+        self,
+        hyperparameters: Hyperparameters,
+        n_steps: int,
+        learning_rates: FloatArray | None = None,
+    ) -> tuple[Orders, Plan]:
         """What all rows do next; it counts as done."""
-        plan = self._schedule.plan(hyperparameters, n_steps)
+        plan = self._schedule.plan(hyperparameters, n_steps, learning_rates)
         keys = step_keys(self._seeds, self._position, n_steps)
         first = int(self._position[0])
         if (self._position == first).all():

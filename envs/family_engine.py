@@ -104,12 +104,18 @@ class FamilyEngine:
             own = None if budgets is None else [budgets[place]]
             self._engines[row].reset([0], [seed], own)
 
-    def advance(self, hyperparameters: Hyperparameters, n_micro_batches: int) -> Signals:
+    def advance(
+        self,
+        hyperparameters: Hyperparameters,
+        n_micro_batches: int,
+        learning_rates: FloatArray | None = None,
+    ) -> Signals:
         """Train every run on its next micro-batches.
 
         Args:
             hyperparameters: of every run, `(n_runs,)` each.
             n_micro_batches: how many; no run may pass its budget.
+            learning_rates: of each micro-batch, as `Engine.advance`.
 
         Returns:
             The signals of these micro-batches, `(n_runs, n_micro_batches)` each.
@@ -117,10 +123,11 @@ class FamilyEngine:
         Raises:
             TrainpilotError: as `Engine.advance`.
         """
-        parts = [
-            engine.advance(hyperparameters.rows(slice(row, row + 1)), n_micro_batches)
-            for row, engine in enumerate(self._engines)
-        ]
+        parts = []
+        for row, engine in enumerate(self._engines):
+            own = slice(row, row + 1)
+            rates = None if learning_rates is None else learning_rates[own]
+            parts.append(engine.advance(hyperparameters.rows(own), n_micro_batches, rates))
         return Signals(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
     def keep(self, rows: NDArray[np.bool_]) -> None:

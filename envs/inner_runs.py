@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainpilot.envs.actions import ActionSpec, clamp
+from trainpilot.envs.bounding import bound
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.family_engine import FamilyEngine
@@ -31,7 +32,6 @@ from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import REWARDS, Stretch
 from trainpilot.envs.signals import Evaluation
 from trainpilot.envs.task_reference import RowReferences, TaskReference
-from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.family import TaskFamily, Trainable
 
 BoolArray = NDArray[np.bool_]
@@ -50,8 +50,9 @@ class Outcome(NamedTuple):
         hopeless: it was so for improving too little, and not for diverging.
         truncated: the run's budget is spent.
         before: hyperparameters before the decision.
-        hyperparameters: in use during it, within bounds.
-        clamped: whether the bounds changed what was asked for.
+        hyperparameters: in use during it, within bounds; where the learning rate changed
+            during it, that of its first micro-batch.
+        clamped: whether the bounds changed what was asked for, be it for one micro-batch.
         interventions: what the guard did; a run that was rolled back stands where it stood
             when all was well, and so do its observation and its losses.
         train_loss: mean over the decision's inner steps, whatever came of them.
@@ -110,7 +111,8 @@ class InnerRuns:
         references: of the rows; `set_reference` changes them.
         family_references: gives the reference of a family's task by its number, for rows that
             begin; None for none (default).
-        hyperparameters: in use, `(n_runs,)` each.
+        hyperparameters: in use, `(n_runs,)` each; where the learning rate changes during a
+            decision, that of its first micro-batch.
         observation: the latest, `(n_runs, n_features)`.
     """
 
@@ -238,29 +240,31 @@ class InnerRuns:
         self._good = _chosen(chosen, (self._observer, self.observation), self._good)
         return self.observation
 
-    def step(self, asked: Hyperparameters) -> Outcome:
+    def step(self, asked: Hyperparameters, factors: FloatArray | None = None) -> Outcome:
         """Make a decision for every run and train on until the next.
 
         Args:
             asked: hyperparameters for each run; they are moved into the configured bounds.
+            factors: what the learning rate is multiplied by in each micro-batch, `(n_runs,
+                micro_batches_per_decision)`; each product is moved into the bounds (default:
+                1 throughout).
 
         Returns:
             What came of it. Rows that ended must be reset before the next step.
 
         Raises:
-            TrainpilotError: if something that is asked for is not a number.
+            TrainpilotError: if something that is asked for is not a number, or the factors
+                have another shape.
         """
-        for name in HYPERPARAMETER_NAMES:
-            unknown = np.isnan(getattr(asked, name)).any()
-            require(not unknown, f"a controller must ask for a number as {name}", "NaN")
+        n_micro_batches = self.config.micro_batches_per_decision
+        used, rates, clamped = bound(asked, factors, n_micro_batches, self.config.bounds)
         before, since = self.hyperparameters, self._progress()
-        self.hyperparameters = clamp(asked, self.config.bounds)
-        signals = self.engine.advance(self.hyperparameters, self.config.micro_batches_per_decision)
+        self.hyperparameters = used
+        signals = self.engine.advance(used, n_micro_batches, rates)
         valid, outer_valid = self.engine.evaluate()
         found = self._guard.judge(signals, valid.loss, outer_valid.loss)
         rolled_back = self._guard.roll_back(found.any)
         exploded = found.any & ~rolled_back
-        used = self.hyperparameters
         if self._rolls_back:
             self.engine.keep(found.sound)
         if rolled_back.any():
@@ -290,7 +294,7 @@ class InnerRuns:
             truncated=(self.decisions_made == self.decisions_in_budget) & ~terminated,
             before=before,
             hyperparameters=used,
-            clamped=_differs(asked, used),
+            clamped=clamped,
             interventions=Interventions(
                 np.where(given_up, Reason.HOPELESS, found.reason),
                 found.ratio,
@@ -380,8 +384,3 @@ def _put(
         values[list(rows)] = [getattr(start, name)[0] for start in starts]
         changed[name] = values
     return replace(hyperparameters, **changed)
-
-
-def _differs(asked: Hyperparameters, used: Hyperparameters) -> BoolArray:
-    changed = [getattr(asked, name) != getattr(used, name) for name in HYPERPARAMETER_NAMES]
-    return np.asarray(np.any(changed, axis=0))

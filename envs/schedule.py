@@ -53,7 +53,12 @@ class Schedule:
         """Updates and accumulated micro-batches of each run, `(n_runs,)` each."""
         return self._updates, self._accumulated
 
-    def plan(self, hyperparameters: Hyperparameters, n_steps: int) -> Plan:
+    def plan(
+        self,
+        hyperparameters: Hyperparameters,
+        n_steps: int,
+        learning_rates: FloatArray | None = None,
+    ) -> Plan:
         """The scalars of the next micro-batches; they count as done.
 
         A run updates as soon as it has accumulated its batch size or more, should that have
@@ -62,6 +67,8 @@ class Schedule:
         Args:
             hyperparameters: of every run, `(n_runs,)` each.
             n_steps: micro-batches, at least 1.
+            learning_rates: of each of them, `(n_runs, n_steps)`; an update takes that of the
+                micro-batch which it ends (default: the hyperparameters' throughout).
         """
         batch, gathered = hyperparameters.batch_size[:, None], self._accumulated[:, None]
         number = np.arange(1, n_steps + 1)
@@ -75,11 +82,12 @@ class Schedule:
         momentum = hyperparameters.momentum[:, None]
         # A run that has not updated yet needs no correction, but a finite number.
         counted = np.maximum(step, 1)
+        rates = hyperparameters.learning_rate[:, None] if learning_rates is None else learning_rates
         columns = {
             "gradient_clip": hyperparameters.gradient_clip[:, None],
             "carried": count > 1,
             "share": 1 / count,
-            "learning_rate": hyperparameters.learning_rate[:, None],
+            "learning_rate": rates,
             "weight_decay": hyperparameters.weight_decay[:, None],
             "momentum": momentum,
             "one_minus_momentum": 1 - momentum,

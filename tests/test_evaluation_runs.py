@@ -16,8 +16,9 @@ from trainpilot.agents.evaluation.fingerprints import (
     fingerprint_of_task,
 )
 from trainpilot.agents.evaluation.run_cache import RunCache, run_key
-from trainpilot.agents.heuristics import Constant, RandomPolicy, StepDecay
+from trainpilot.agents.heuristics import Constant, RandomPolicy
 from trainpilot.agents.run import Run
+from trainpilot.agents.schedules import StepDecay
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks import TensorTask
 from trainpilot.inner_tasks.errors import TrainpilotError
