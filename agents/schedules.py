@@ -1,7 +1,7 @@
 """Schedules: controllers whose learning rate changes at every inner step, as torch's do.
 
 Each is the scheduler of `torch.optim.lr_scheduler` that its docstring names, stepped after every
-inner step. They count micro-batches; at the batch size of 1 that they ask for those are inner steps.
+inner step. They count micro-batches, which are inner steps at the batch size of 1 they ask for.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainpilot.agents.controller import Decision, View
 from trainpilot.agents.heuristics import Constant
@@ -193,7 +195,7 @@ class Exponential(LearningRateSchedule):
         return np.asarray(self.end_factor ** (steps / budget))
 
 
-def _cosine(start: float, end: float, share: FloatArray) -> FloatArray:
+def _cosine(start: float, end: float, share: NDArray[np.floating[Any]]) -> FloatArray:
     """From start to end along half a cosine."""
     # (1 + cos(x)) / 2, but exact where that goes to 0.
     return np.asarray(end + (start - end) * np.cos(np.pi / 2 * share) ** 2)

@@ -255,7 +255,10 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path, n_workers):
 MISTAKES = [
     (["deploy", "task=mnist"], "unknown task 'mnist'; allowed: .*wine_mlp"),
     (["evaluate", "suite=all"], "unknown suite 'all'; allowed: meta_test, meta_train"),
-    (["evaluate", "controller=[adam,lamb]"], "unknown controller 'lamb'; allowed: adam, cosine"),
+    (
+        ["evaluate", "controller=[adam,lamb]"],
+        "unknown controller 'lamb'; allowed: adam, adamw, cosine",
+    ),
     (
         ["deploy", "controller=sgd", "controller.sgd.optimizer=lamb"],
         "unknown optimizer 'lamb'; allowed: sgd, adam, rmsprop",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.optim import SGD
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -16,6 +19,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from trainpilot.agents.controller import Controller, View
+from trainpilot.agents.controllers import make_controllers
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.schedules import (
@@ -135,6 +139,27 @@ def test_every_inner_step_has_the_rate_that_torch_gives_it(name, decisions, micr
     budget = decisions * micro_batches
     expected = torch_rates(lambda optimizer: make(optimizer, budget), budget)
     np.testing.assert_allclose(rates(controller, decisions, micro_batches), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("cosine", CosineWithWarmup),
+        ("one_cycle", OneCycle),
+        ("step_decay", StepDecay),
+        ("linear", Linear),
+        ("exponential", Exponential),
+    ],
+)
+def test_what_ships_is_the_schedule_at_its_defaults(name, kind):
+    config = OmegaConf.load(files("trainpilot.conf") / "controller" / f"{name}.yaml")
+    assert make_controllers(config)[name] == kind("adam", RATE)
+
+
+def test_adamw_ships_with_the_weight_decay_of_torch():
+    config = OmegaConf.load(files("trainpilot.conf") / "controller" / "adamw.yaml")
+    default = torch.optim.AdamW([torch.zeros(1, requires_grad=True)]).defaults["weight_decay"]
+    assert make_controllers(config)["adamw"] == Constant("adamw", RATE, weight_decay=default)
 
 
 def test_phases_of_no_length_that_torch_cannot_divide_by():
