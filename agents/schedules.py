@@ -140,6 +140,8 @@ class StepDecay(LearningRateSchedule):
             list(self.milestones),
         )
         require(0 < self.factor < 1, "a controller's factor must lie in (0, 1)", self.factor)
+        # Plain data, by which a run is known again, and not the list of a configuration.
+        self.milestones = tuple(self.milestones)
 
     def multipliers(self, steps: IntArray, budget: int) -> FloatArray:
         """See `LearningRateSchedule`."""

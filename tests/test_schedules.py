@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import (
 
 from trainpilot.agents.controller import Controller, View
 from trainpilot.agents.controllers import make_controllers
+from trainpilot.agents.evaluation.fingerprints import fingerprint_of_contender
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.schedules import (
@@ -153,7 +154,10 @@ def test_every_inner_step_has_the_rate_that_torch_gives_it(name, decisions, micr
 )
 def test_what_ships_is_the_schedule_at_its_defaults(name, kind):
     config = OmegaConf.load(files("trainpilot.conf") / "controller" / f"{name}.yaml")
-    assert make_controllers(config)[name] == kind("adam", RATE)
+    made = make_controllers(config)[name]
+    assert made == kind("adam", RATE)
+    assert fingerprint_of_contender(made) == fingerprint_of_contender(kind("adam", RATE))
+    assert fingerprint_of_contender(made) is not None
 
 
 def test_adamw_ships_with_the_weight_decay_of_torch():
