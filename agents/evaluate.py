@@ -12,6 +12,7 @@ from trainpilot.agents.config import EvaluateConfig
 from trainpilot.agents.evaluation.contenders import Contender, complete, make_contenders
 from trainpilot.agents.evaluation.evaluating import Evaluation
 from trainpilot.agents.evaluation.policy_ablations import parts_of, without_feedback
+from trainpilot.agents.evaluation.report.writing import write_report
 from trainpilot.agents.evaluation.results import results
 from trainpilot.agents.evaluation.table import print_summary
 from trainpilot.agents.files import write_json
@@ -75,8 +76,9 @@ def evaluate(config: EvaluateConfig) -> None:
     for name in names:
         own = [run for run in runs if run.task == name and run.seed == config.seed]
         draw_runs(folder / f"{name}.png", [run for run in own if run.controller in drawn])
+    write_report(folder / "results.json")
     print_summary(found)
-    say(f"results.json, decisions.parquet and a picture for each task are in {folder}")
+    say(f"report.html, report.md, results.json, decisions.parquet and pictures are in {folder}")
 
 
 def _ablations(
