@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import torch
 
-from trainpilot.agents.comparison import geometric_mean, samples_to_target
 from trainpilot.agents.evaluation.configuration import SCHEDULES, Configuration
+from trainpilot.agents.evaluation.measures import samples_to_target, target_of
 from trainpilot.agents.evaluation.trials import Trial, train_trials
 from trainpilot.agents.files import atomic_path, read_json, write_json
 from trainpilot.agents.progress import ProgressBar
@@ -92,9 +92,8 @@ def measure(
 
 
 def _speedup(run: Run, reference: Run) -> float:
-    reached = reference.outer_valid_loss
-    target = min(reached) if reference.diverged else reached[-1]
-    return samples_to_target(reference, target) / samples_to_target(run, target)
+    target = target_of(reference)
+    return target.samples / samples_to_target(run, target.loss)
 
 
 def measure_all(results: dict[str, Any], path: Path, processes: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainpilot.agents.comparison import samples_to_target
 from trainpilot.agents.evaluation.configuration import SCHEDULES, Configuration
+from trainpilot.agents.evaluation.measures import samples_to_target
 from trainpilot.agents.evaluation.oracle import Oracle
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.rollout import roll_out
