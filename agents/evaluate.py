@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> None:
         if config.ablations:
             for own in _ablations(contenders, runs, names, config.env.decisions):
                 runs += evaluation.runs(own, "taking the policy apart")
-                contenders += [each for each in own[names[0]]]
+                contenders += own[names[0]]
     except KeyboardInterrupt:
         if cache is not None:
             say(f"what was finished is in {cache}: the same command goes on from there")
@@ -74,8 +74,8 @@ def evaluate(config: EvaluateConfig) -> None:
     write_decisions(folder / "decisions.parquet", runs)
     drawn = {each.name for each in contenders if each.kind in _DRAWN}
     for name in names:
-        own = [run for run in runs if run.task == name and run.seed == config.seed]
-        draw_runs(folder / f"{name}.png", [run for run in own if run.controller in drawn])
+        first = [run for run in runs if run.task == name and run.seed == config.seed]
+        draw_runs(folder / f"{name}.png", [run for run in first if run.controller in drawn])
     write_report(folder / "results.json")
     print_summary(found)
     say(f"report.html, report.md, results.json, decisions.parquet and pictures are in {folder}")

@@ -28,6 +28,7 @@ class HeldOut:
         self._runs = runs
         self._sample = observed_sample(engine.task.splits.test, CURVE_SIZE)
         self._lowest = np.full(len(runs), np.inf)
+        self._is_last = np.zeros(len(runs), dtype=bool)
         self._best = LastGood(engine.weights())
         self.look(valid_loss)
 
@@ -40,6 +41,7 @@ class HeldOut:
         going = np.array([not run.diverged for run in self._runs])
         better = going & (valid_loss < self._lowest)
         self._lowest = np.where(better, valid_loss, self._lowest)
+        self._is_last = better
         self._best.keep(self._engine.weights(), better)
         found = self._engine.evaluate_split(self._sample)
         accuracy = found.metrics.get("accuracy")
@@ -50,16 +52,36 @@ class HeldOut:
                 run.accuracy_curve.append(float(accuracy[row]))
 
     def finish(self) -> None:
-        """Measure, on all of `test`, the weights with the lowest valid loss of each run."""
+        """Measure, on all of `test`, the last weights and those with the lowest valid loss."""
+        measure_test(self._engine, self._runs)
         weights = self._engine.weights()
         last = [values.clone() for values in weights]
-        every = np.ones(len(self._runs), dtype=bool)
-        self._best.restore(weights, every)
-        found = self._engine.evaluate_split(self._engine.task.splits.test)
+        other = np.flatnonzero(~self._is_last)
+        self._best.restore(weights, ~self._is_last)
+        if len(other):
+            test = self._engine.task.splits.test
+            found = self._engine.evaluate_split(test, other.tolist())
         for values, own in zip(weights, last, strict=True):
             values.copy_(own)
-        accuracy = found.metrics.get("accuracy")
-        for row, run in enumerate(self._runs):
-            run.best_test_loss = float(found.loss[row])
-            if accuracy is not None:
-                run.best_test_accuracy = float(accuracy[row])
+        for run in self._runs:
+            run.best_test_loss = run.test_loss
+            run.best_test_accuracy = run.test_metrics.get("accuracy")
+        for place, row in enumerate(other):
+            run = self._runs[row]
+            run.best_test_loss = float(found.loss[place])
+            if "accuracy" in found.metrics:
+                run.best_test_accuracy = float(found.metrics["accuracy"][place])
+
+
+def measure_test(engine: Engine, runs: list[Run]) -> None:
+    """Measure the weights of runs on all of `test`, unless they diverged.
+
+    Args:
+        engine: of the runs.
+        runs: one for each row.
+    """
+    found = engine.evaluate_split(engine.task.splits.test)
+    for row, run in enumerate(runs):
+        if not run.diverged:
+            run.test_loss = float(found.loss[row])
+            run.test_metrics = {name: float(value[row]) for name, value in found.metrics.items()}

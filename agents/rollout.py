@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from trainpilot.agents.controller import Controller, Decision, View, join_factors
-from trainpilot.agents.held_out import HeldOut
+from trainpilot.agents.held_out import HeldOut, measure_test
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
@@ -113,12 +113,9 @@ def roll_out(
         on_decision()
         if all(run.diverged for run in runs):
             break
-    test = engine.evaluate_split(task.splits.test)
-    for row, run in enumerate(runs):
-        if not run.diverged:
-            run.test_loss = float(test.loss[row])
-            run.test_metrics = {name: float(value[row]) for name, value in test.metrics.items()}
-    if watch is not None:
+    if watch is None:
+        measure_test(engine, runs)
+    else:
         watch.finish()
     return Rollout(runs, engine.state_dict)
 

@@ -400,8 +400,15 @@ class Engine:
             self._evaluated = valid, outer_valid
         return self._evaluated
 
-    def evaluate_split(self, split: Split) -> Evaluation:
-        """Evaluate every run on a split, in evaluation mode."""
+    def evaluate_split(self, split: Split, rows: Sequence[int] | None = None) -> Evaluation:
+        """Evaluate runs on a split, in evaluation mode.
+
+        Args:
+            split: like those of the task.
+            rows: which, in their order (default: all).
+        """
+        if rows is not None:
+            return self._trainer.evaluate(self._state.chosen(rows), split)
         return self._trainer.evaluate(self._state, split).first(self.n_runs)
 
     def state_dict(self, row: int) -> dict[str, Tensor]:

@@ -160,12 +160,7 @@ class AdaptiveOptimizer:
             if all(run.diverged for run in runs):
                 break
         with trained.evaluation():
-            test = engine.evaluate_split(task.splits.test)
             watch.finish()
-        for row, run in enumerate(runs):
-            if not run.diverged:
-                run.test_loss = float(test.loss[row])
-                run.test_metrics = {key: float(value[row]) for key, value in test.metrics.items()}
         return runs
 
     def _make(self, parameter: nn.Parameter) -> torch.optim.Optimizer:

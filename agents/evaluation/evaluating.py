@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,10 @@ from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.row_cost import row_cost
 from trainpilot.inner_tasks.protocol import InnerTask
+
+#: Inner steps of a controller, over all seeds, from which on torch.compile pays for models that
+#: need it: measured, the runs of a transformer and of a GRU take 0.7 and 0.6 of the time.
+_WORTHWHILE = 2000
 
 
 class Evaluation:
@@ -47,6 +52,8 @@ class Evaluation:
     ) -> None:
         self.n_cached = 0
         self._seeds = list(seeds)
+        if config.compiled is None and len(self._seeds) * config.n_micro_batches >= _WORTHWHILE:
+            config = replace(config, compiled=True)
         self._config = config
         self._cache = RunCache(cache)
         self._n_workers = len(os.sched_getaffinity(0)) if n_workers is None else n_workers

@@ -31,7 +31,7 @@ from trainpilot.inner_tasks.protocol import InnerTask
 
 #: Runs of controllers in a job, at most: enough to share the calls' fixed cost, few enough for a
 #: job to end soon.
-_RUNS = 40
+_RUNS = 80
 #: Between two looks at how far the workers are (seconds).
 _LOOK = 0.2
 
@@ -190,7 +190,7 @@ def _write_tasks(folder: Path, jobs: Sequence[Job]) -> dict[int, str]:
 
 
 def _packed(job: Job, config: EnvConfig) -> bytes:
-    return cloudpickle.dumps((job.contenders, job.seeds, job.work, config))
+    return bytes(cloudpickle.dumps((job.contenders, job.seeds, job.work, config)))
 
 
 #: Of a worker's process: where it counts the work that it has done.
