@@ -26,7 +26,7 @@ $(VENV)/bin/python:
 	$(PIP) torch
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) -e '.[tasks]'
+	$(PIP) -e '.[tasks,rivals]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
@@ -39,7 +39,7 @@ run: $(VENV)/.installed
 	@echo "2/3 deploying it to digits, which it never saw"
 	$(BIN)/trainpilot deploy policy=$(OUT)/train/policy.safetensors task=digits_mlp \
 	  hydra.run.dir=$(OUT)/deploy
-	@echo "3/3 evaluating it against heuristics on tasks that it never saw"
+	@echo "3/3 evaluating it against its rivals on tasks that it never saw"
 	$(BIN)/trainpilot evaluate policy=$(OUT)/train/policy.safetensors suite=meta_test \
 	  hydra.run.dir=$(OUT)/evaluate $(EVALUATE)
 
