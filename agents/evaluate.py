@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> None:
             for line in each.lines
         },
         references,
-        _settings(config),
+        _settings(config, tasks, contenders),
     )
     write_json(folder / "results.json", found)
     write_decisions(folder / "decisions.parquet", runs)
@@ -112,12 +112,14 @@ def _described(task: InnerTask, config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def _settings(config: EvaluateConfig) -> dict[str, Any]:
+def _settings(
+    config: EvaluateConfig, tasks: list[InnerTask], contenders: list[Contender]
+) -> dict[str, Any]:
     """What `results.json` says of the evaluation."""
     usual = "shared_fixed" if "shared_fixed" in config.references else "adam_default"
     return {
-        "suite": config.suite.name if config.task is None else None,
-        "policy": config.policy,
+        "suite": config.suite.name if config.task is None else tasks[0].name,
+        "policy": config.policy if any(each.kind == "policy" for each in contenders) else None,
         "n_seeds": config.n_seeds,
         "seed": config.seed,
         "decisions": config.env.decisions,

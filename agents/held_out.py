@@ -8,10 +8,11 @@ from trainpilot.agents.run import Run
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.evaluating import observed_sample
 from trainpilot.envs.roll_back import LastGood
+from trainpilot.inner_tasks.protocol import Split
 
-#: Most examples of `test` that curves are measured on, always the same ones. Final and best
-#: measures take all.
-CURVE_SIZE = 128
+#: Most examples of `test` that curves, and final and best weights, are measured on, always the
+#: same ones: two text tasks have four times as many, which would take longer than to train.
+CURVE_SIZE, FINAL_SIZE = 128, 2048
 
 
 class HeldOut:
@@ -27,6 +28,7 @@ class HeldOut:
         self._engine = engine
         self._runs = runs
         self._sample = observed_sample(engine.task.splits.test, CURVE_SIZE)
+        self._test = observed_sample(engine.task.splits.test, FINAL_SIZE)
         self._lowest = np.full(len(runs), np.inf)
         self._is_last = np.zeros(len(runs), dtype=bool)
         self._best = LastGood(engine.weights())
@@ -52,15 +54,14 @@ class HeldOut:
                 run.accuracy_curve.append(float(accuracy[row]))
 
     def finish(self) -> None:
-        """Measure, on all of `test`, the last weights and those with the lowest valid loss."""
-        measure_test(self._engine, self._runs)
+        """Measure the last weights and those with the lowest valid loss on `test`."""
+        measure_test(self._engine, self._runs, self._test)
         weights = self._engine.weights()
         last = [values.clone() for values in weights]
         other = np.flatnonzero(~self._is_last)
         self._best.restore(weights, ~self._is_last)
         if len(other):
-            test = self._engine.task.splits.test
-            found = self._engine.evaluate_split(test, other.tolist())
+            found = self._engine.evaluate_split(self._test, other.tolist())
         for values, own in zip(weights, last, strict=True):
             values.copy_(own)
         for run in self._runs:
@@ -73,14 +74,15 @@ class HeldOut:
                 run.best_test_accuracy = float(found.metrics["accuracy"][place])
 
 
-def measure_test(engine: Engine, runs: list[Run]) -> None:
-    """Measure the weights of runs on all of `test`, unless they diverged.
+def measure_test(engine: Engine, runs: list[Run], test: Split) -> None:
+    """Measure the last weights of runs, unless they diverged.
 
     Args:
         engine: of the runs.
         runs: one for each row.
+        test: the split, or examples of it.
     """
-    found = engine.evaluate_split(engine.task.splits.test)
+    found = engine.evaluate_split(test)
     for row, run in enumerate(runs):
         if not run.diverged:
             run.test_loss = float(found.loss[row])

@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         ("valid_loss", pa.float64()),
         ("outer_valid_loss", pa.float64()),
         ("intervention", pa.string()),
+        ("guard_scale", pa.float64()),
     ]
 )
 

@@ -93,7 +93,7 @@ def roll_out(
             begun = time.perf_counter()
             decided[name] = controllers[name].decide(view)
             spend(runs[rows], time.perf_counter() - begun)
-        observed = inner.observation
+        before = inner.observation, inner.guard_scale
         asked = Hyperparameters.concatenate([d.hyperparameters for d in decided.values()])
         factors = join_factors([*decided.values()], config.micro_batches_per_decision)
         begun = time.perf_counter()
@@ -102,7 +102,7 @@ def roll_out(
         valid = outcome.valid
         samples = int(engine.position[0]) * task.micro_batch_size
         for name, rows in slices.items():
-            _record(runs, rows, decided[name], observed, outcome, decision, samples)
+            _record(runs, rows, decided[name], before, outcome, decision, samples)
         extend(runs, samples, outcome.valid.loss, outcome.outer_valid.loss)
         # Before runs are said to have diverged: their curves end with what became of them.
         if watch is not None:
@@ -114,7 +114,7 @@ def roll_out(
         if all(run.diverged for run in runs):
             break
     if watch is None:
-        measure_test(engine, runs)
+        measure_test(engine, runs, task.splits.test)
     else:
         watch.finish()
     return Rollout(runs, engine.state_dict)
@@ -154,12 +154,16 @@ def _record(
     runs: list[Run],
     rows: slice,
     decided: Decision,
-    observed: np.ndarray,
+    before: tuple[np.ndarray, np.ndarray],
     outcome: Outcome,
     decision: int,
     samples: int,
 ) -> None:
-    """Add a record of this decision to the runs that go on."""
+    """Add a record of this decision to the runs that go on.
+
+    `before` holds the observation and the guard's scale that it was made on.
+    """
+    observed, guard_scale = before
     interventions = outcome.interventions.texts(outcome.hyperparameters.learning_rate)
     for own, row in enumerate(range(rows.start, rows.stop)):
         run = runs[row]
@@ -186,5 +190,6 @@ def _record(
                 "valid_loss": float(outcome.valid.loss[row]),
                 "outer_valid_loss": float(outcome.outer_valid.loss[row]),
                 "intervention": interventions[row],
+                "guard_scale": float(guard_scale[row]),
             }
         )

@@ -157,7 +157,7 @@ def test_what_ships_trains_each_seed_the_same_beside_any_others(moons, name, tmp
     calls = []
     runs = method.train("x", moons, [4, 9, 2], CONFIG, lambda: calls.append(1))
     (alone,) = method.train("x", moons, [9], CONFIG)
-    assert len(calls) == method.n_decisions(3, CONFIG) == 5
+    assert len(calls) == method.n_decisions(3, CONFIG) == 3 * 5
     assert [run.seed for run in runs] == [4, 9, 2]
     assert runs[1].outer_valid_loss == pytest.approx(alone.outer_valid_loss, rel=1e-5)
     assert runs[0].outer_valid_loss != pytest.approx(alone.outer_valid_loss, rel=1e-2)

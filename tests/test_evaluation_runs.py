@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import threading
 from dataclasses import asdict
 
 import pytest
@@ -54,19 +57,35 @@ def without_time(runs):
     return [asdict(run) | {"seconds": 0} for run in runs]
 
 
-def moons_task(name="moons", shift=0.0, width=6):
+class Scaled(torch.nn.Module):
+    """A model whose factor no repr shows."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+        self.factor = factor
+
+    def forward(self, inputs):
+        return self.factor * self.linear(inputs)
+
+
+def moons_task(name="moons", shift=0.0, width=6, **options):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(100, 2, generator=generator) + shift
     targets = (inputs[:, 0] * inputs[:, 1] > 0).long()
-    return TensorTask(
-        name,
-        model=lambda: torch.nn.Sequential(
+    model = options.pop(
+        "model",
+        lambda: torch.nn.Sequential(
             torch.nn.Linear(2, width), torch.nn.Tanh(), torch.nn.Linear(width, 2)
         ),
-        inputs=inputs,
-        targets=targets,
-        micro_batch_size=10,
     )
+    return TensorTask(
+        name, model=model, inputs=inputs, targets=targets, micro_batch_size=10, **options
+    )
+
+
+def steeper(outputs, targets):
+    return 2 * torch.nn.functional.cross_entropy(outputs, targets)
 
 
 def everyone():
@@ -140,6 +159,43 @@ def test_a_task_is_known_by_its_name_data_and_model(other):
     assert fingerprint_of_task(moons_task()) != fingerprint_of_task(other)
 
 
+def test_a_task_is_known_by_what_its_loss_and_its_model_compute():
+    tasks = [moons_task(), moons_task(loss=steeper)]
+    tasks += [moons_task(model=lambda factor=factor: Scaled(factor)) for factor in (1.0, 2.0)]
+    known = [fingerprint_of_task(task) for task in tasks]
+    assert None not in known
+    assert len(set(known)) == 4
+
+
+def test_a_task_that_cannot_be_made_is_refused_in_a_sentence(tmp_path):
+    def broken():
+        raise RuntimeError("no such layer")
+
+    task = moons_task(model=broken)
+    assert fingerprint_of_task(task) is None
+    with pytest.raises(TrainpilotError, match="no such layer"):
+        Evaluation([task], [0], CONFIG, tmp_path, 0).runs({"moons": everyone()}, "testing")
+
+
+def test_a_task_that_cannot_be_sent_to_other_processes_is_told_so():
+    task = moons_task()
+    task.lock = threading.Lock()
+    with pytest.raises(TrainpilotError, match="n_workers=0 trains in this one"):
+        Evaluation([task], [0], CONFIG, None, 2).runs({"moons": everyone()}, "testing")
+
+
+def test_the_code_of_the_working_folder_is_part_of_the_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine_for_a_test.py").write_text("RATE = 1")
+    before = fingerprint_of_setting(CONFIG)
+    importlib.import_module("mine_for_a_test")
+    one = fingerprint_of_setting(CONFIG)
+    (tmp_path / "mine_for_a_test.py").write_text("RATE = 2")
+    assert len({before, one, fingerprint_of_setting(CONFIG)}) == 3
+    del sys.modules["mine_for_a_test"]
+
+
 def test_a_contender_is_known_by_its_settings():
     known = fingerprint_of_contender(Constant("adam", 1e-3))
     assert known == fingerprint_of_contender(Constant("adam", 1e-3))
@@ -194,5 +250,10 @@ def test_references_run_along_under_their_own_names():
     found, lines = complete(make_contenders(own, {}), ["adam_default"])
     assert [each.name for each in found] == ["adam", "adam_default"]
     assert lines == {"adam_default": "adam_default"}
+    worse = {"oracle": {"_target_": "trainpilot.agents.evaluation.oracle.Oracle"}}
+    worse["oracle"]["learning_rates"] = [1e-5]
+    found, lines = complete(make_contenders({}, worse), ["oracle_fixed"])
+    assert [each.name for each in found] == ["oracle", "reference_oracle"]
+    assert lines == {"oracle_fixed": "reference_oracle_fixed"}
     with pytest.raises(TrainpilotError, match="unknown reference 'best'"):
         complete(same, ["best"])

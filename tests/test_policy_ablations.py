@@ -17,7 +17,7 @@ from trainpilot.agents.evaluation.policy_ablations import (
 from trainpilot.agents.policy import PolicyController, make_policy
 from trainpilot.agents.rollout import roll_out
 from trainpilot.envs.actions import ActionSpec
-from trainpilot.envs.config import ActionConfig, EnvConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig
 
 CONFIG = EnvConfig(decisions=6, micro_batches_per_decision=3)
 SEEDS = [4, 9]
@@ -47,6 +47,7 @@ def test_the_average_schedule_of_one_run_is_that_run(moons):
 def test_the_average_rate_is_geometric_and_the_optimizer_the_most_frequent(moons):
     run = runs_of(moons, policy(), seeds=[4])[0]
     record = {"weight_decay": 0.0, "momentum": 0.9, "gradient_clip": np.inf, "batch_size": 1}
+    record["guard_scale"] = 1.0
     for place, (optimizer, rate) in enumerate([("adam", 1e-2), ("adam", 1e-4), ("sgd", 0.03)]):
         run.decisions[place : place + 1] = [
             record | {"optimizer": optimizer, "learning_rate": rate}
@@ -57,6 +58,17 @@ def test_the_average_rate_is_geometric_and_the_optimizer_the_most_frequent(moons
     # SGD's 0.03 is 1e-3 in Adam's units.
     assert entry["learning_rate"] == pytest.approx(1e-3)
     assert entry["gradient_clip"] == np.inf
+
+
+def test_what_the_guard_did_is_not_replayed_twice(moons):
+    config = EnvConfig(
+        decisions=6, micro_batches_per_decision=3, guard=GuardConfig(max_loss_ratio=1.5)
+    )
+    wild = [{"optimizer": "sgd", "learning_rate": 30.0}] * 6
+    run = roll_out(moons, {"wild": OpenLoop(wild)}, [4], config).runs[0]
+    assert run.roll_backs > 0
+    again = roll_out(moons, {"again": OpenLoop(average_schedule([run]))}, [4], config).runs[0]
+    np.testing.assert_allclose(rates(again), rates(run), rtol=1e-9)
 
 
 def test_shuffled_actions_are_the_same_ones_in_another_order(moons):

@@ -72,7 +72,7 @@ class AdaptiveOptimizer:
 
     def n_decisions(self, n_seeds: int, config: EnvConfig) -> int:
         """How often `train` calls `on_decision`, at most."""
-        return config.decisions
+        return config.decisions * n_seeds
 
     def fingerprint(self) -> str:
         """Equal for equal optimizers of the same version, with equal arguments."""
@@ -98,7 +98,7 @@ class AdaptiveOptimizer:
             seeds: of the runs; a seed means the weights and the data order that it means for
                 a controller.
             config: of the environment; what it says of hyperparameters is not used.
-            on_decision: called after each decision.
+            on_decision: called for each run's decision.
 
         Returns:
             A finished run for each seed. Its records hold the learning rate that the decision
@@ -108,7 +108,10 @@ class AdaptiveOptimizer:
             TrainpilotError: if the configuration is out of range or the task cannot be trained.
         """
         config.validate()
-        engine = make_engine(task, len(seeds), replace(config, optimizers=["sgd"]))
+        # To compile a model takes longer than it saves in so few runs, step by step.
+        compiled = None if config.compiled else config.compiled
+        config = replace(config, optimizers=["sgd"], compiled=compiled)
+        engine = make_engine(task, len(seeds), config)
         if not isinstance(engine, Engine):
             raise TrainpilotError(f"a method trains a task; given: the family {task.name}")
         engine.reset(range(len(seeds)), seeds)
@@ -156,7 +159,8 @@ class AdaptiveOptimizer:
                     }
                 )
                 runs[row].diverged = bool(found.any[row])
-            on_decision()
+            for _ in runs:
+                on_decision()
             if all(run.diverged for run in runs):
                 break
         with trained.evaluation():

@@ -115,9 +115,13 @@ def complete(
         # what it is, under its own name.
         if taken is None:
             found.append(made)
-        elif group == "controller" and taken.made != made.made:
+        elif taken.made != made.made and group == "controller":
             line = reference
             found.append(replace(made, name=line))
+        elif taken.made != made.made:
+            own = replace(made, name=f"reference_{name}")
+            line = next(each for each in own.lines if each.endswith("_fixed"))
+            found.append(own)
         lines[reference] = line
     names = [line for each in found for line in each.lines]
     for line in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -56,10 +57,12 @@ class Evaluation:
             config = replace(config, compiled=True)
         self._config = config
         self._cache = RunCache(cache)
-        self._n_workers = len(os.sched_getaffinity(0)) if n_workers is None else n_workers
-        self._setting = fingerprint_of_setting(config)
+        self._n_workers = _n_cores() if n_workers is None else n_workers
         self._tasks = {task.name: task for task in tasks}
-        self._known = {task.name: fingerprint_of_task(task) for task in tasks}
+        self._setting = None if cache is None else fingerprint_of_setting(config)
+        self._known = {
+            task.name: None if cache is None else fingerprint_of_task(task) for task in tasks
+        }
         self._costs = {task.name: row_cost(task) for task in tasks}
 
     def runs(self, wanted: Mapping[str, Sequence[Contender]], what: str) -> list[Run]:
@@ -92,8 +95,12 @@ class Evaluation:
             task = self._tasks[name]
             jobs += make_jobs(task, missing, self._seeds, self._config, self._costs[name])
         if jobs:
-            with _Work(what, sum(job.work for job in jobs)) as work:
-                for job, runs in run_jobs(jobs, self._config, self._n_workers, work.advance):
+            with (
+                _Work(what, sum(job.work for job in jobs)) as work,
+                # Closed at once, and its processes with it, whatever happens here.
+                closing(run_jobs(jobs, self._config, self._n_workers, work.advance)) as ended,
+            ):
+                for job, runs in ended:
                     for each in job.contenders:
                         own = [run for run in runs if run.controller in each.lines]
                         found[job.task.name, each.name] = own
@@ -114,6 +121,13 @@ class Evaluation:
             fingerprint_of_contender(contender.made),
             seeds=self._seeds,
         )
+
+
+def _n_cores() -> int:
+    """Cores that this process may use; all where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Work:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks.protocol import InnerTask
@@ -22,25 +25,48 @@ _PACKAGES = ("numpy", "torch")
 _SOURCES = (".py", ".cpp", ".h")
 
 
-def fingerprint_of_task(task: InnerTask) -> str:
-    """Of a task's name, data, model, initial weights and code.
+def fingerprint_of_task(task: InnerTask) -> str | None:
+    """Of a task's name and data, and of what its model, loss and metrics make of them.
+
+    Code that a task is made of may stand anywhere: what it computes for some examples, and how
+    its loss falls with every weight, stands for it, beside the files of the working folder
+    (`fingerprint_of_setting`).
 
     Args:
         task: the inner task.
+
+    Returns:
+        None for a task that cannot be made or trained: whoever trains it refuses it.
     """
     digest = hashlib.sha256()
     digest.update(f"{task.name}/{task.micro_batch_size}/{code_of(type(task))}".encode())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = task.make_model()
-    digest.update(repr(model).encode())
-    loss = getattr(task.loss, "__func__", task.loss)
-    digest.update(code_of(loss).encode())
-    tensors = [tensor for split in task.splits for tensor in split]
-    for tensor in [*tensors, *model.state_dict().values()]:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = task.make_model()
+            digest.update(repr(model).encode())
+            tensors = [tensor for split in task.splits for tensor in split]
+            for tensor in [*tensors, *model.state_dict().values(), *_probe(task, model)]:
+                digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                plain = tensor.detach().cpu().reshape(-1).contiguous()
+                digest.update(plain.view(torch.uint8).numpy().tobytes())
+    except Exception:
+        return None
     return digest.hexdigest()
+
+
+def _probe(task: InnerTask, model: nn.Module) -> Iterator[Tensor]:
+    """What the task computes for its first examples: outputs, loss, metrics, gradients."""
+    inputs, targets = (part[: task.micro_batch_size] for part in task.splits.train)
+    for training in (False, True):
+        outputs = model.train(training)(inputs)
+        loss = task.loss(outputs, targets)
+        yield outputs
+        yield loss
+        yield from (value for _, value in sorted(task.metrics(outputs, targets).items()))
+    trained = [each for each in model.parameters() if each.requires_grad]
+    found = torch.autograd.grad(loss, trained, allow_unused=True)
+    yield from (gradient for gradient in found if gradient is not None)
 
 
 def fingerprint_of_contender(made: Any) -> str | None:
@@ -62,9 +88,13 @@ def fingerprint_of_contender(made: Any) -> str | None:
 
 
 def fingerprint_of_setting(config: EnvConfig) -> str:
-    """Of the environment's configuration, trainpilot's own code and the packages it computes by."""
+    """Of the environment's configuration, and of the code and the packages that compute.
+
+    Code: trainpilot's own, and the files of the working folder that have been imported.
+    """
     versions = [version(package) for package in _PACKAGES]
-    return _hash(json.dumps([asdict(config), versions, _own_code()], sort_keys=True))
+    settings = [asdict(config), versions, _own_code(), _users_code()]
+    return _hash(json.dumps(settings, sort_keys=True))
 
 
 def code_of(thing: Any) -> str:
@@ -96,6 +126,18 @@ def _own_code() -> str:
                 digest.update(f"{package}/{place}".encode())
                 digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _users_code() -> dict[str, str]:
+    """Hashes of the modules that come from the working folder and are not installed there."""
+    here = Path.cwd()
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "/")
+        installed = {"site-packages", "dist-packages"} & set(path.parts)
+        if path.is_relative_to(here) and not installed and path.suffix == ".py":
+            found[name] = _hash_of_file(path)
+    return found
 
 
 def _hash_of_file(path: Path) -> str:

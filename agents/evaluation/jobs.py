@@ -7,13 +7,14 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from trainpilot.agents.evaluation.method import Method
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
-from trainpilot.inner_tasks.errors import TrainpilotError
+from trainpilot.inner_tasks.errors import TrainpilotError, first_line
 from trainpilot.inner_tasks.protocol import InnerTask
 
 #: Runs of controllers in a job, at most: enough to share the calls' fixed cost, few enough for a
@@ -90,7 +91,7 @@ def make_jobs(
 
 def run_jobs(
     jobs: Sequence[Job], config: EnvConfig, n_workers: int, advance: Advance
-) -> Iterator[tuple[Job, list[Run]]]:
+) -> Generator[tuple[Job, list[Run]]]:
     """Carry out jobs, the largest first.
 
     Args:
@@ -139,7 +140,7 @@ def _carry_out(job: Job, config: EnvConfig, advance: Advance) -> list[Run]:
 
 def _run_in_processes(
     jobs: Sequence[Job], config: EnvConfig, n_workers: int, advance: Advance
-) -> Iterator[tuple[Job, list[Run]]]:
+) -> Generator[tuple[Job, list[Run]]]:
     context = get_context("spawn")
     counter = context.Value("d", 0.0)
     seen = 0.0
@@ -148,9 +149,15 @@ def _run_in_processes(
         pool = ProcessPoolExecutor(
             n_workers, mp_context=context, initializer=_begin, initargs=(counter,)
         )
+        others = set(active_children())
         try:
             futures: dict[Future[list[Run]], Job] = {
-                pool.submit(_work, paths[id(job.task)], _packed(job, config)): job for job in jobs
+                pool.submit(
+                    _work,
+                    paths[id(job.task)],
+                    _packed((job.contenders, job.seeds, job.work, config)),
+                ): job
+                for job in jobs
             }
             left = set(futures)
             while left:
@@ -160,22 +167,22 @@ def _run_in_processes(
                 for future in ended:
                     yield futures[future], future.result()
         except BrokenProcessPool as error:
+            pool.shutdown()
             raise TrainpilotError(
                 "the processes that train must stay alive; given: one that died, for want of "
                 "memory perhaps (n_workers=0 trains in this process)"
             ) from error
-        finally:
-            _stop(pool)
+        except BaseException:
+            _stop(pool, [child for child in active_children() if child not in others])
+            raise
+        pool.shutdown()
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
+def _stop(pool: ProcessPoolExecutor, children: Sequence[BaseProcess]) -> None:
     """Leave no process behind, whatever it is doing."""
-    children = active_children()
-    pool.shutdown(wait=False, cancel_futures=True)
     for child in children:
         child.terminate()
-    for child in children:
-        child.join()
+    pool.shutdown(cancel_futures=True)
 
 
 def _write_tasks(folder: Path, jobs: Sequence[Job]) -> dict[int, str]:
@@ -184,13 +191,19 @@ def _write_tasks(folder: Path, jobs: Sequence[Job]) -> dict[int, str]:
     for job in jobs:
         if id(job.task) not in paths:
             path = folder / f"{len(paths)}.pickle"
-            path.write_bytes(cloudpickle.dumps(job.task))
+            path.write_bytes(_packed(job.task))
             paths[id(job.task)] = str(path)
     return paths
 
 
-def _packed(job: Job, config: EnvConfig) -> bytes:
-    return bytes(cloudpickle.dumps((job.contenders, job.seeds, job.work, config)))
+def _packed(thing: Any) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(thing))
+    except Exception as error:
+        raise TrainpilotError(
+            "tasks and controllers must be such as can be pickled for other processes "
+            f"(n_workers=0 trains in this one); given: {first_line(error)}"
+        ) from error
 
 
 #: Of a worker's process: where it counts the work that it has done.

@@ -29,7 +29,7 @@ class Method(Protocol):
         ...
 
     def n_decisions(self, n_seeds: int, config: EnvConfig) -> int:
-        """How often `train` calls `on_decision`, about; at least 1."""
+        """How often `train` calls `on_decision`: for each decision of each run, about."""
         ...
 
     def train(
@@ -48,7 +48,7 @@ class Method(Protocol):
             seeds: of the runs; a seed means the weights and the data order that it means for
                 a controller.
             config: of the environment.
-            on_decision: called now and then, for progress.
+            on_decision: called for each run's decision, for progress.
 
         Returns:
             A finished run for each of `names` and seed, the same whichever other seeds there are.

@@ -157,7 +157,11 @@ def _average(records: list[dict[str, Any]]) -> dict[str, Any]:
     used = [str(record["optimizer"]) for record in records]
     optimizer = max(OPTIMIZER_NAMES, key=used.count)
     scales = [LEARNING_RATE_SCALES[optimizer_index(name)] for name in used]
-    rates = [record["learning_rate"] / scale for record, scale in zip(records, scales, strict=True)]
+    # Without what the guard had done to each run: it watches the replay too.
+    rates = [
+        record["learning_rate"] / scale / record["guard_scale"]
+        for record, scale in zip(records, scales, strict=True)
+    ]
     return {
         "optimizer": optimizer,
         "learning_rate": float(np.exp(np.mean(np.log(rates))))
