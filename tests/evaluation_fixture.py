@@ -14,7 +14,7 @@ MISS_BUDGETS = 2.0
 #: By name: kind, how fast it learns, largest learning rate, samples of search in budgets.
 CONTROLLERS: dict[str, tuple[str, float, float, float]] = {
     "policy": ("policy", 4.0, 8e-3, 0),
-    "policy_blind": ("ablation", 2.6, 6e-3, 0),
+    "policy_open_loop": ("ablation", 2.6, 6e-3, 0),
     "adam": ("heuristic", 1.0, 1e-3, 0),
     "step_decay": ("heuristic", 4.2, 1e-2, 0),
     "random_search_8": ("search", 3.6, 5e-3, 8),
@@ -43,8 +43,8 @@ def make_results(
 ) -> dict[str, Any]:
     """Results of the first tasks and controllers of the lists above.
 
-    Of each task but the first a run of `policy_blind` diverges, and a `policy` run of the last task
-    misses.
+    Of each task but the first a run of `policy_open_loop` diverges, and a `policy` run of the last
+    task misses.
 
     Args:
         n_tasks: how many tasks, 1 to 10.
@@ -184,7 +184,7 @@ def _fail(made: list[dict[str, Any]], number: int, n_tasks: int, seed: int) -> N
     """Let some runs diverge or stay above every target."""
     for run in made:
         curve = run["curve"]
-        if run["controller"] == "policy_blind" and number and seed == 0:
+        if run["controller"] == "policy_open_loop" and number and seed == 0:
             run["diverged"] = True
             for key in ("final_outer_valid_loss", "final_test_loss", "final_test_accuracy"):
                 run[key] = None

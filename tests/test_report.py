@@ -125,8 +125,28 @@ def test_no_loss_is_hidden(results):
     assert "code_transformer (0.600, Adam 0.500) and digits_cnn (none" in shortfalls
 
 
+@pytest.mark.parametrize(
+    ("replayed", "said"),
+    [
+        ((2.0, 2.2), "what it observes makes it faster"),
+        ((2.9, 3.1), "that what it observes is worth anything does not show here"),
+        ((4.0, 4.2), "what it observes makes it slower"),
+    ],
+)
+def test_what_feedback_is_worth_is_said(results, replayed, said):
+    results["summary"]["policy"]["speedup"]["adam_default"] |= {
+        "geomean": 3.0, "ci_low": 2.8, "ci_high": 3.2,
+    }  # fmt: skip
+    results["summary"]["policy_open_loop"]["speedup"]["adam_default"] |= {
+        "geomean": sum(replayed) / 2, "ci_low": replayed[0], "ci_high": replayed[1],
+    }  # fmt: skip
+    (sentence,) = [each for each in find(results).comparison if "without feedback" in each]
+    assert "average schedule over all tasks" in sentence
+    assert sentence.endswith(f"{said}.")
+
+
 def test_searches_oracles_and_ablations_are_no_rivals(results):
-    for name in ("random_search_8", "oracle_fixed", "policy_blind"):
+    for name in ("random_search_8", "oracle_fixed", "policy_open_loop"):
         results["summary"][name]["speedup"]["adam_default"]["geomean"] = 99.0
         for task in results["tasks"]:
             results["summary"][name]["tasks"][task["name"]]["speedup"]["adam_default"] = 99.0
@@ -139,7 +159,7 @@ def test_searches_oracles_and_ablations_are_no_rivals(results):
 
 
 def test_without_a_policy_the_headline_is_of_the_best_heuristic(tmp_path):
-    results = make_results(without=("policy", "policy_blind"))
+    results = make_results(without=("policy", "policy_open_loop"))
     found = find(results)
     assert found.subject == "step_decay"
     assert found.headline.startswith("No policy took part; the fastest heuristic, step_decay,")

@@ -121,7 +121,7 @@ def test_a_heading_sorts_and_turns_round(page):
     # What has no number stands last, whichever way it is sorted.
     for _ in range(2):
         page.locator("#table button[data-key=final_test_loss_ratio]").click()
-        assert order(page)[-1] == "policy_blind"
+        assert order(page)[-1] == "policy_open_loop"
 
 
 def test_kinds_and_references_filter_the_table(page):
@@ -188,7 +188,7 @@ def test_names_are_text(page):
     assert EVIL in page.locator("#curves-task").inner_text()
 
 
-@pytest.mark.parametrize("case", [{"without": ("policy", "policy_blind")}, {"n_tasks": 1}])
+@pytest.mark.parametrize("case", [{"without": ("policy", "policy_open_loop")}, {"n_tasks": 1}])
 def test_other_evaluations_draw_too(browser, tmp_path, case):
     results = make_results(n_seeds=1, **case)
     # Numbers that are not there.

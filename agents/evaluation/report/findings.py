@@ -126,6 +126,32 @@ def _comparison(results: Results, subject: str, rival: str | None, reference: st
             f"{verdict(line['ci_low'], line['ci_high'])}; "
             f"it gets there in {percent(line['reached'])} of runs."
         )
+    return sentences + _feedback(results, subject, reference)
+
+
+def _feedback(results: Results, subject: str, reference: str) -> list[str]:
+    """What the subject's own schedule does where nothing is observed."""
+    own = speedup(results, subject, reference)
+    sentences = []
+    for part, schedule in (
+        ("open_loop", "average schedule over all tasks"),
+        ("task_schedule", "average schedule on each very task"),
+    ):
+        name = f"{subject}_{part}"
+        line = speedup(results, name, reference) if name in results["summary"] else {}
+        if None in (own.get("geomean"), line.get("geomean"), line.get("ci_low"), own.get("ci_low")):
+            continue
+        if own["ci_low"] > line["ci_high"]:
+            meaning = "what it observes makes it faster"
+        elif own["ci_high"] < line["ci_low"]:
+            meaning = "what it observes makes it slower"
+        else:
+            meaning = "that what it observes is worth anything does not show here"
+        sentences.append(
+            f"Its own {schedule}, replayed without feedback, has {number(line['geomean'])} "
+            f"({interval(line['ci_low'], line['ci_high'])}) against its {number(own['geomean'])}: "
+            f"{meaning}."
+        )
     return sentences
 
 
