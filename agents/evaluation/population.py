@@ -80,7 +80,7 @@ class Populations:
         outcome = self._inner.step(self._asked)
         self.used.append(outcome.hyperparameters)
         guard = self._inner.config.guard
-        self.scales.append(guard.shrink**self._roll_backs)
+        self.scales.append(np.asarray(guard.shrink**self._roll_backs, dtype=np.float64))
         self._roll_backs = self._roll_backs + outcome.interventions.rolled_back
         # What the guard has lowered stays so.
         self._asked = self._inner.hyperparameters
