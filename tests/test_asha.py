@@ -49,6 +49,52 @@ def test_the_best_of_those_that_reach_their_end_wins_and_what_diverges_ends_at_o
     assert halving.best == drawn[2]
 
 
+def test_until_a_trial_ends_the_one_that_came_furthest_is_the_best():
+    space = Asha().space
+    generator = np.random.default_rng(choice_seed(0))
+    drawn = [space.draw(generator) for _ in range(6)]
+    halving = Asha().halvings([0], CONFIG)[0]
+    assert trained(halving, 0.1, diverges_after=1) == 1
+    assert halving.best == drawn[0]
+    # Passes the rungs 2 and 8, and is no answer for all that.
+    assert trained(halving, 0.2, diverges_after=20) == 20
+    assert halving.best == drawn[0]
+    assert trained(halving, 3.0) == 2
+    assert halving.best == drawn[2]
+    assert trained(halving, 4.0) == 2
+    assert halving.best == drawn[2]
+    assert trained(halving, 2.0) == 2
+    assert halving.best == drawn[4]
+    assert trained(halving, 0.15) == 32
+    assert halving.best == drawn[5]
+
+
+def test_a_trial_that_goes_on_counts_until_it_diverges():
+    generator = np.random.default_rng(choice_seed(0))
+    drawn = [Asha().space.draw(generator) for _ in range(2)]
+    halving = Asha().halvings([0], CONFIG)[0]
+    assert trained(halving, 0.1, diverges_after=1) == 1
+    halving.next()
+    assert halving.best == drawn[1]
+    run = Run("task", "trial", 0, 1, valid_loss=[9.0, 1.0, 1.0])
+    assert not halving.report(run)
+    assert halving.best == drawn[1]
+    run.valid_loss.append(1.0)
+    run.diverged = True
+    assert halving.report(run)
+    assert halving.best == drawn[0]
+
+
+@pytest.mark.parametrize("diverges_after", [1, 2])
+def test_what_diverges_is_among_those_at_its_rung(diverges_after):
+    halving = Asha().halvings([0], CONFIG)[0]
+    assert trained(halving, 1.0) == 32
+    for _ in range(6):
+        assert trained(halving, 0.5, diverges_after) == diverges_after
+    # The second of eight at the rung, of which two go on.
+    assert trained(halving, 2.0) > 2
+
+
 def test_no_more_is_spent_than_was_given(moons, monkeypatch):
     search = Asha(budgets=(1, 6))
     halvings = search.halvings([0, 1], CONFIG)

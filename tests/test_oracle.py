@@ -62,6 +62,14 @@ def test_what_diverges_is_never_chosen(quadratic):
     assert not run.diverged
 
 
+def test_where_all_diverge_the_first_of_the_grid_is_taken(quadratic):
+    guard = GuardConfig(on_divergence="end", max_loss_ratio=10)
+    config = EnvConfig(decisions=5, micro_batches_per_decision=4, guard=guard)
+    run = Oracle(["sgd"], [0.9, 0.8], ["constant"]).train("oracle", quadratic, [0], config)[0]
+    assert run.configuration["learning_rate"] == pytest.approx(27)
+    assert run.diverged
+
+
 def test_the_choice_does_not_depend_on_the_seeds_that_are_evaluated(moons):
     oracle = Oracle(["adam", "rmsprop"], [1e-3, 1e-2])
     alone = oracle.train("oracle", moons, [5], CONFIG)
@@ -91,7 +99,11 @@ def test_a_configuration_is_the_controller_that_it_names(schedule):
         (lambda: Configuration("sgd", 0.0), "learning_rate must be above 0; given: 0.0"),
         (lambda: Configuration("sgd", 1e-3, "saw"), "unknown schedule 'saw'; allowed: constant"),
         (lambda: Oracle(schedules=["saw"]), "unknown schedule 'saw'"),
-        (lambda: Oracle(search_seeds=0), "search_seeds must be at least 1; given: 0"),
+        (
+            lambda: Oracle(search_seeds=0),
+            "search_seeds must be a whole number of at least 1; given: 0",
+        ),
+        (lambda: Oracle(search_seeds=1.5), "a whole number of at least 1; given: 1.5"),
         (lambda: Oracle(learning_rates=[]), "at least one configuration; given: none"),
     ],
 )

@@ -13,7 +13,7 @@ from trainpilot.agents.evaluation.population import FACTORS, Populations
 from trainpilot.agents.evaluation.replay import Replay
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.config import EnvConfig, GuardConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES
 
@@ -68,7 +68,7 @@ def test_rates_never_leave_their_bounds(moons):
     assert rates.max() == pytest.approx(1.1e-3, rel=1e-12)
 
 
-def test_selection_lifts_the_worst_and_the_best_is_better_than_it(moons):
+def test_selection_lifts_the_worst_and_the_best(moons):
     def final(selects):
         populations = Populations(moons, 8, [0], SearchSpace(), CONFIG)
         for _ in range(CONFIG.decisions):
@@ -79,7 +79,7 @@ def test_selection_lifts_the_worst_and_the_best_is_better_than_it(moons):
 
     with_selection, without = final(True), final(False)
     assert with_selection.max() < without.max()
-    assert with_selection.min() < with_selection.max()
+    assert with_selection.min() < without.min()
 
 
 def test_the_schedule_that_was_found_is_used_again(moons):
@@ -92,6 +92,55 @@ def test_the_schedule_that_was_found_is_used_again(moons):
         if run.controller == "pbt_1x":
             assert len(set(used)) == 1
         assert run.search_samples == int(run.controller[4:-1]) * run.budget
+
+
+@pytest.mark.parametrize("interval", [3, 100])
+def test_what_the_guard_lowered_is_lowered_once_when_used_again(interval, quadratic):
+    # Gradient descent with momentum diverges above 3.8, here with all members at first: the
+    # guard lowers 15 to 1.35, and 30 to 2.7 or, twice as low as that, to 0.8.
+    config = EnvConfig(
+        decisions=12,
+        micro_batches_per_decision=2,
+        guard=GuardConfig(on_divergence="roll_back", max_loss_ratio=2),
+    )
+    space = SearchSpace(["sgd"], 0.5, 1.0)
+    method = PopulationBasedTraining(budgets=(1, 8), space=space, interval=interval)
+    for run in method.train("pbt", quadratic, [0, 1, 2], config):
+        used = [record["learning_rate"] for record in run.decisions]
+        np.testing.assert_allclose(used, run.configuration["learning_rate"], rtol=1e-12)
+        assert run.roll_backs > 0
+        assert not run.diverged
+
+
+def test_a_member_that_takes_over_takes_the_guards_scale_too(quadratic):
+    guard = GuardConfig(on_divergence="roll_back", max_loss_ratio=2)
+    config = EnvConfig(decisions=12, micro_batches_per_decision=2, guard=guard)
+    populations = Populations(quadratic, 8, [0], SearchSpace(["sgd"], 1e-3, 1.0), config)
+    for _ in range(3):
+        populations.step()
+    scales = np.stack(populations.scales)
+    before = [used.learning_rate.copy() for used in populations.used]
+    populations.select()
+    taken = np.flatnonzero((np.stack(populations.scales) != scales).any(0))
+    assert len(taken) > 0
+    for row in taken:
+        history = [used.learning_rate[row] for used in populations.used]
+        (giver,) = [other for other in range(8) if [each[other] for each in before] == history]
+        np.testing.assert_array_equal(np.stack(populations.scales)[:, row], scales[:, giver])
+
+
+def test_a_member_that_diverged_stays_so_though_its_loss_comes_down(quadratic):
+    guard = GuardConfig(on_divergence="end", max_loss_ratio=2)
+    config = EnvConfig(decisions=12, micro_batches_per_decision=1, guard=guard)
+    # A rate of 3 leads far beyond the lowest point, momentum and gradient then back to it.
+    populations = Populations(quadratic, 1, [0], SearchSpace(["sgd"], 0.1, 0.1), config)
+    losses = []
+    for _ in range(6):
+        populations.step()
+        losses.append(populations._inner.engine.evaluate()[0].loss[0])
+    assert max(losses) > 13
+    assert losses[-1] < 13
+    assert populations.valid_loss[0, 0] == np.inf
 
 
 def test_a_replay_does_the_same_again(quadratic):

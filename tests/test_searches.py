@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import sys
 from dataclasses import fields
 from importlib.resources import files
@@ -19,12 +21,13 @@ from trainpilot.agents.evaluation.method import Method
 from trainpilot.agents.evaluation.oracle import Oracle
 from trainpilot.agents.evaluation.pbt import PopulationBasedTraining
 from trainpilot.agents.evaluation.random_search import RandomSearch
-from trainpilot.agents.evaluation.search import choice_seed, trial_seed
+from trainpilot.agents.evaluation.search import best_of_first, choice_seed, trial_seed
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.agents.evaluation.tpe import Tpe
 from trainpilot.agents.evaluation.trials import Trial, final_valid_loss, train_trials
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import EnvConfig
+from trainpilot.agents.run import Run
+from trainpilot.envs.config import EnvConfig, GuardConfig
 from trainpilot.inner_tasks import Split, TensorTask
 from trainpilot.inner_tasks.building import build
 from trainpilot.inner_tasks.catalogue import option_names
@@ -32,6 +35,10 @@ from trainpilot.inner_tasks.errors import TrainpilotError
 
 CONFIG = EnvConfig(decisions=8, micro_batches_per_decision=2)
 SEARCHES = [RandomSearch, Tpe, Asha, PopulationBasedTraining]
+SUBCLASS = """
+from trainpilot.agents.evaluation.random_search import RandomSearch
+class Own(RandomSearch):
+"""
 
 
 def some_trials():
@@ -164,6 +171,48 @@ def test_progress_is_told_as_often_as_announced(method, moons):
     assert [run.controller for run in runs][::3] == method.names("method")
 
 
+@pytest.mark.parametrize("on_divergence", ["end", "roll_back"])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_where_all_trials_diverge_the_first_is_the_answer(search, on_divergence, quadratic):
+    guard = GuardConfig(on_divergence, shrink=0.9, max_roll_backs=1, max_loss_ratio=10)
+    # Trials end after a decision or after two: with none going on, each budget is spent.
+    config = EnvConfig(decisions=6, micro_batches_per_decision=4, guard=guard)
+    # Gradient descent with momentum diverges above 3.8; here it is 15 or more.
+    space = SearchSpace(["sgd"], 0.5, 1.0)
+    method = search(budgets=(1, 12), space=space)
+    runs = method.train("search", quadratic, [3, 4], config)
+    assert all(run.diverged for run in runs)
+    # A search with a budget of 1 has nothing but the first trial.
+    begun = [np.ravel(run.configuration["learning_rate"])[0] for run in runs]
+    assert begun[:2] == begun[2:]
+    again = method.train("search", quadratic, [3, 4], config)
+    assert [run.configuration for run in again] == [run.configuration for run in runs]
+
+
+def test_a_trial_that_diverged_is_chosen_only_if_all_did():
+    def ended(loss, diverged=False):
+        return Run("task", "trial", 0, 1, valid_loss=[1.0, loss], diverged=diverged)
+
+    runs = [ended(0.1, True), ended(0.2, True), ended(math.inf), ended(3.0), ended(3.0)]
+    names = ["a", "b", "c", "d", "e"]
+    chosen = [best_of_first(names, runs, n) for n in range(1, 6)]
+    assert chosen == ["a", "a", "c", "d", "d"]
+
+
+def test_an_edited_subclass_is_another_search(tmp_path, monkeypatch):
+    def fingerprint(number, body):
+        path = tmp_path / f"{number}.py"
+        path.write_text(f"{SUBCLASS}    {body}\n")
+        spec = importlib.util.spec_from_file_location("users_search", path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "users_search", module)
+        spec.loader.exec_module(module)
+        return fingerprint_of_contender(module.Own())
+
+    assert fingerprint(1, "interval = 1") != fingerprint(2, "interval = 2")
+    assert fingerprint(1, "interval = 1") == fingerprint(3, "interval = 1")
+
+
 @pytest.mark.parametrize("search", [Tpe, Asha])
 def test_a_missing_optuna_is_told_with_the_remedy(search, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
@@ -174,11 +223,16 @@ def test_a_missing_optuna_is_told_with_the_remedy(search, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RandomSearch(budgets=()), "budgets must be at least one"),
-        (lambda: Tpe(budgets=(0,)), r"each at least 1; given: \[0\]"),
-        (lambda: Asha(eta=1), "eta must be at least 2; given: 1"),
+        (lambda: RandomSearch(budgets=()), "budgets must be one or more whole numbers"),
+        (lambda: Tpe(budgets=(0,)), r"whole numbers of at least 1.*; given: \[0\]"),
+        (lambda: RandomSearch(budgets=(1, 2.5)), r"budgets .*; given: \[1, 2.5\]"),
+        (lambda: RandomSearch(budgets=(1, 1)), r"none of them twice; given: \[1, 1\]"),
+        (lambda: Asha(budgets=(4, 1)), r"ascending.*; given: \[4, 1\]"),
+        (lambda: Tpe(budgets=(True,)), r"budgets .*; given: \[True\]"),
+        (lambda: Asha(eta=1), "eta must be a whole number of at least 2; given: 1"),
         (lambda: Asha(first_rung=0.0), "first_rung must lie in"),
-        (lambda: PopulationBasedTraining(interval=0), "interval must be at least 1; given: 0"),
+        (lambda: PopulationBasedTraining(interval=0), "interval must be a whole number of"),
+        (lambda: PopulationBasedTraining(interval=1.5), "at least 1; given: 1.5"),
         (lambda: SearchSpace(optimizers=[]), "an optimizer to choose; given: none"),
         (lambda: SearchSpace(learning_rate_low=1.0), "learning_rate_low <= learning_rate_high"),
     ],

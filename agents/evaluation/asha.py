@@ -6,13 +6,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.optuna_studies import import_optuna
-from trainpilot.agents.evaluation.search import Found, Search, choice_seed, found, trial_seed
+from trainpilot.agents.evaluation.search import (
+    Found,
+    Search,
+    choice_seed,
+    found,
+    require_whole,
+    trial_seed,
+)
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.agents.evaluation.trials import Trial, TrialRows, times
 from trainpilot.agents.run import Run
@@ -27,9 +34,11 @@ class Asha(Search):
 
     At each rung (2, 8, ... decisions) a trial goes on only if its `valid` loss is among the
     lowest 1 / `eta` of those that have come so far; one that is stopped makes room for the next,
-    until the samples are spent. Of the trials that reached their end, the one with the lowest
-    `valid` loss wins; the first trial always does reach it. Each search trains one trial at a
-    time, so that searches are nested.
+    until the samples are spent. One that diverges ends at once, and counts as infinitely bad at
+    the rung that it was bound for. Of the trials that reached their end, the one with the lowest
+    `valid` loss wins. Until one has, it is the trial that came to the furthest rung without
+    diverging, the one with the lowest `valid` loss there; if all diverged, the first. Each search
+    trains one trial at a time, so that searches are nested.
 
     Args:
         eta: of the trials at a rung, one in so many goes on, at least 2 (default: 4).
@@ -48,7 +57,7 @@ class Asha(Search):
     def __post_init__(self) -> None:
         """Check every range, and that Optuna is there."""
         super().__post_init__()
-        require(self.eta >= 2, "a search's eta must be at least 2", self.eta)
+        require_whole("a search's eta", self.eta, 2)
         first = self.first_rung
         require(0 < first <= 1, "a search's first_rung must lie in (0, 1]", first)
         import_optuna()
@@ -89,6 +98,18 @@ class Asha(Search):
         ]
 
 
+class _Standing(NamedTuple):
+    """How far a trial has come without diverging: to which decision, and its loss there."""
+
+    decisions: int
+    loss: float
+    configuration: Configuration
+
+    def rank(self) -> tuple[int, float]:
+        """The lower, the better."""
+        return -self.decisions, self.loss
+
+
 class Halving:
     """The search of one seed: which trial comes next, and which is to end.
 
@@ -101,11 +122,8 @@ class Halving:
         optuna: the module.
 
     Attributes:
-        best: the best configuration of those that reached their end; before, the first.
         lengths: decisions of each trial that has ended.
     """
-
-    best: Configuration
 
     def __init__(
         self,
@@ -124,18 +142,24 @@ class Halving:
         self._study = optuna.create_study(sampler=sampler, pruner=pruner)
         self._rungs = {first_rung * eta**power for power in range(decisions.bit_length())}
         self._states = optuna.trial.TrialState
-        self._lowest = math.inf
         self._trial: Any = None
-        self._configuration: Configuration | None = None
+        # Of the best trial that has ended, and of the one that goes on unless it diverged.
+        self._standings: list[_Standing] = []
         self.lengths: list[int] = []
+
+    @property
+    def best(self) -> Configuration:
+        """The best configuration so far, as `Asha` has it; a trial must have begun."""
+        return min(self._standings, key=_Standing.rank).configuration
 
     def next(self) -> Trial:
         """The next trial; it counts as begun."""
         self._trial = self._study.ask()
         configuration = self._space.draw(self._generator)
-        if self._configuration is None:
-            self.best = configuration
-        self._configuration = configuration
+        # For want of another, the first: worse than whatever has not diverged.
+        ended = self._standings or [_Standing(-1, math.inf, configuration)]
+        going = _Standing(0, math.inf, configuration)
+        self._standings = [min(ended, key=_Standing.rank), going]
         return Trial(configuration, trial_seed(self._seed))
 
     def report(self, run: Run) -> bool:
@@ -145,14 +169,21 @@ class Halving:
             run: the trial as far as it has come.
         """
         made = len(run.valid_loss) - 1
-        loss = math.inf if run.diverged else run.valid_loss[-1]
-        if not run.diverged and made == self._decisions:
-            return self._end(made, loss)
+        if run.diverged:
+            self._standings.pop()
+            # The pruner compares at rungs alone, and is to know of this one at the next.
+            self._trial.report(math.inf, min(rung for rung in self._rungs if rung >= made))
+            self._trial.should_prune()
+            return self._end(made, None)
         # Between rungs the pruner has nothing to say, and takes its time to say it.
-        if not run.diverged and made not in self._rungs:
+        if made != self._decisions and made not in self._rungs:
             return False
+        loss = run.valid_loss[-1]
+        self._standings[-1] = self._standings[-1]._replace(decisions=made, loss=loss)
+        if made == self._decisions:
+            return self._end(made, loss)
         self._trial.report(loss, made)
-        if run.diverged or self._trial.should_prune():
+        if self._trial.should_prune():
             return self._end(made, None)
         return False
 
@@ -163,6 +194,4 @@ class Halving:
             self._study.tell(self._trial, state=self._states.PRUNED)
         else:
             self._study.tell(self._trial, loss)
-            if loss < self._lowest and self._configuration is not None:
-                self._lowest, self.best = loss, self._configuration
         return True

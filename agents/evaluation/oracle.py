@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import ClassVar
 
 from trainpilot.agents.evaluation.configuration import Configuration, check_schedule
+from trainpilot.agents.evaluation.search import require_whole
 from trainpilot.agents.evaluation.trials import Trial, final_outer_valid_loss, times, train_trials
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.run import Run
@@ -25,7 +26,7 @@ class Oracle:
 
     Every configuration is trained with the seeds 0 to `search_seeds` - 1, whatever seeds are
     evaluated. The one whose mean `outer_valid` loss ends lowest is then trained with every seed;
-    one that diverges with any of them is infinitely bad.
+    one that diverges with any of them is infinitely bad. If all do, the first of the grid is taken.
 
     Args:
         optimizers: of the grid (default: sgd, adam, rmsprop).
@@ -57,7 +58,7 @@ class Oracle:
             optimizer_index(name)
         for name in self.schedules:
             check_schedule(name)
-        require(self.search_seeds >= 1, "search_seeds must be at least 1", self.search_seeds)
+        require_whole("an oracle's search_seeds", self.search_seeds)
         require(len(self.grid()) > 0, "an oracle must hold at least one configuration", "none")
 
     def grid(self, schedules: Sequence[str] | None = None) -> list[Configuration]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainpilot.agents.evaluation.population import Populations
-from trainpilot.agents.evaluation.search import Found, Search
+from trainpilot.agents.evaluation.search import Found, Search, require_whole
 from trainpilot.agents.evaluation.trials import MOST_ROWS, times
 from trainpilot.envs.config import EnvConfig
-from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.protocol import InnerTask
 
 
@@ -24,7 +23,9 @@ class PopulationBasedTraining(Search):
     hyperparameters of one of the best fifth, if that one's `valid` loss is lower (truncation
     selection), and multiplies the learning rate by 0.8 or 1.25, but never beyond the space's
     bounds. What counts is the schedule that was found: the hyperparameters that led to the member
-    with the lowest `valid` loss are used again, from the start, with the evaluation's own seed.
+    with the lowest `valid` loss are used again, from the start, with the evaluation's own seed;
+    learning rates as they were before the guard lowered any, since it watches that run too.
+    Where all members diverged the first one's are used.
     A population of 1 is a random configuration. Members' rates are constant but for what the
     population does; the space's schedules are not used.
 
@@ -41,7 +42,7 @@ class PopulationBasedTraining(Search):
     def __post_init__(self) -> None:
         """Check every range."""
         super().__post_init__()
-        require(self.interval >= 1, "a search's interval must be at least 1", self.interval)
+        require_whole("a search's interval", self.interval)
 
     def n_trained(self) -> int:
         """Whole inner budgets that a seed's search spends: each line has its own population."""

@@ -13,7 +13,7 @@ from trainpilot.agents.evaluation.search import Found, choice_seed, trial_seed
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
-from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES
 from trainpilot.inner_tasks.errors import TrainpilotError
@@ -39,6 +39,8 @@ class Populations:
         valid_loss: of each member, `(n_seeds, size)`; infinite where it diverged.
         used: hyperparameters that led to each row's weights, decision by decision,
             `(n_rows,)` each; the rows are one population after the other.
+        scales: what the guard had multiplied the learning rate by before each of these
+            decisions, `(n_rows,)` each.
     """
 
     def __init__(
@@ -68,14 +70,24 @@ class Populations:
         self._asked = self._inner.hyperparameters
         self.valid_loss = np.full(self._shape, np.inf)
         self.used: list[Hyperparameters] = []
+        self.scales: list[FloatArray] = []
+        # On the way to each row's weights; the guard counts those of the row.
+        self._roll_backs = np.zeros(n_rows, dtype=np.int64)
+        self._diverged = np.zeros(n_rows, dtype=bool)
 
     def step(self) -> None:
         """Train every member until its next decision."""
         outcome = self._inner.step(self._asked)
         self.used.append(outcome.hyperparameters)
+        guard = self._inner.config.guard
+        self.scales.append(np.asarray(guard.shrink**self._roll_backs, dtype=np.float64))
+        self._roll_backs = self._roll_backs + outcome.interventions.rolled_back
         # What the guard has lowered stays so.
         self._asked = self._inner.hyperparameters
-        losses = np.where(outcome.terminated, np.inf, outcome.valid.loss)
+        # What the guard ends, or would end if the schedule were used again, stays so.
+        too_often = self._roll_backs > guard.max_roll_backs
+        self._diverged = self._diverged | outcome.terminated | too_often
+        losses = np.where(self._diverged, np.inf, outcome.valid.loss)
         self.valid_loss = losses[: np.prod(self._shape)].reshape(self._shape)
 
     def select(self) -> None:
@@ -94,6 +106,8 @@ class Populations:
             # A roll-back must not lead to the weights that were given up.
             self._engine.keep(np.isin(np.arange(self._inner.n_runs), takers))
         self.used = [_taken_over(used, takers, givers) for used in self.used]
+        for values in (*self.scales, self._roll_backs, self._diverged):
+            values[takers] = values[givers]
         self._asked = _taken_over(self._asked, takers, givers)
         rates = self._asked.learning_rate
         for taker, _, generator in pairs:
@@ -112,17 +126,24 @@ class Populations:
         return [(worse, better) for worse, better in pairs if losses[better] < losses[worse]]
 
     def best(self) -> list[Found]:
-        """The schedule that led to the best member of each population."""
+        """The schedule that led to the best member of each population, the first if all diverged.
+
+        What the guard lowers is left to the guard of the run that uses the schedule again.
+        """
         found = []
         for number, losses in enumerate(self.valid_loss):
             row = number * self._size + int(losses.argmin())
             used = [each.rows(slice(row, row + 1)) for each in self.used]
             rows = [each.row(0) for each in used]
+            asked = [
+                replace(each, learning_rate=each.learning_rate / scale[row])
+                for each, scale in zip(used, self.scales, strict=True)
+            ]
             configuration = {
                 "optimizer": [row["optimizer"] for row in rows],
                 "learning_rate": [row["learning_rate"] for row in rows],
             }
-            found.append(Found(Replay(used), configuration))
+            found.append(Found(Replay(asked), configuration))
         return found
 
 

@@ -15,7 +15,7 @@ from trainpilot.agents.evaluation.search import (
     found,
     trial_seed,
 )
-from trainpilot.agents.evaluation.trials import Trial, final_valid_loss, train_trials
+from trainpilot.agents.evaluation.trials import Trial, train_trials
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks.protocol import InnerTask
 
@@ -25,7 +25,7 @@ class RandomSearch(Search):
     """The best of n configurations drawn at random, each trained for a whole budget.
 
     Searches are nested: 4x is the best of the first four trials of 64x. 1x is a random
-    configuration.
+    configuration. If all diverged, the first is what is found.
     """
 
     def find(
@@ -47,11 +47,8 @@ class RandomSearch(Search):
             for each in configurations
         ]
         runs = train_trials(task, trials, config, on_decision)
-        losses = np.reshape([final_valid_loss(run) for run in runs], (len(seeds), most))
+        by_seed = [runs[first : first + most] for first in range(0, len(runs), most)]
         return [
-            [
-                found(best_of_first(*of_seed, budget))
-                for of_seed in zip(drawn, losses.tolist(), strict=True)
-            ]
+            [found(best_of_first(*of_seed, budget)) for of_seed in zip(drawn, by_seed, strict=True)]
             for budget in self.budgets
         ]

@@ -1,4 +1,4 @@
-"""Hyperparameters that were once used, in the same order again."""
+"""Hyperparameters that were once asked for, in the same order again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ class Replay:
     """Decides as a run did before: the schedule that a population has found.
 
     Args:
-        used: hyperparameters in each decision, `(1,)` each.
+        asked: hyperparameters in each decision, `(1,)` each; learning rates as they are before
+            the guard lowers them.
     """
 
-    def __init__(self, used: Sequence[Hyperparameters]) -> None:
-        self._used = list(used)
+    def __init__(self, asked: Sequence[Hyperparameters]) -> None:
+        self._asked = list(asked)
 
     def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
         """Get ready for a new run.
@@ -30,6 +31,6 @@ class Replay:
         require(n_runs == 1, "a replay decides for 1 run", n_runs)
 
     def decide(self, view: View) -> Decision:
-        """What was used in this decision, the learning rate times the guard's factor."""
-        used = self._used[view.decision]
-        return Decision(replace(used, learning_rate=used.learning_rate * view.guard_scale))
+        """What was asked for in this decision, the learning rate times the guard's factor."""
+        asked = self._asked[view.decision]
+        return Decision(replace(asked, learning_rate=asked.learning_rate * view.guard_scale))

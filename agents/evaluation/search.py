@@ -7,15 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from trainpilot.agents.controller import Controller
 from trainpilot.agents.evaluation.configuration import Configuration
+from trainpilot.agents.evaluation.fingerprints import code_of
 from trainpilot.agents.evaluation.mixed import Mixed
 from trainpilot.agents.evaluation.search_space import SearchSpace
-from trainpilot.agents.evaluation.trials import times
+from trainpilot.agents.evaluation.trials import final_valid_loss, times
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
@@ -54,8 +56,8 @@ class Search(ABC):
     counts.
 
     Args:
-        budgets: samples that searches spend, in whole inner budgets, each at least 1: a line of
-            the table for each (default: 1, 4, 16 and 64).
+        budgets: samples that searches spend, in whole inner budgets, each at least 1, ascending:
+            a line of the table for each (default: 1, 4, 16 and 64).
         space: what is searched (default: `SearchSpace()`).
 
     Raises:
@@ -76,9 +78,11 @@ class Search(ABC):
         """Check every range."""
         # Hydra's own lists, as which they may come, are no plain data.
         self.budgets = tuple(self.budgets)
+        whole = all(_is_whole(budget, 1) for budget in self.budgets)
         require(
-            len(self.budgets) > 0 and all(budget >= 1 for budget in self.budgets),
-            "a search's budgets must be at least one, and each at least 1",
+            len(self.budgets) > 0 and whole and all(a < b for a, b in pairwise(self.budgets)),
+            "a search's budgets must be one or more whole numbers of at least 1, ascending and "
+            "none of them twice",
             list(self.budgets),
         )
 
@@ -96,9 +100,12 @@ class Search(ABC):
         return max(self.budgets)
 
     def fingerprint(self) -> str:
-        """Equal for equal searches by packages of the same versions."""
+        """Equal for equal searches by the same code and packages of the same versions."""
+        # The last class is `object`.
+        classes = [*type(self).__mro__[:-1], *type(self.space).__mro__[:-1]]
+        code = [code_of(each) for each in classes]
         versions = [f"{package} {version(package)}" for package in self.packages]
-        return json.dumps([type(self).__qualname__, asdict(self), versions], sort_keys=True)
+        return json.dumps([code, asdict(self), versions], sort_keys=True)
 
     def train(
         self,
@@ -161,8 +168,29 @@ def _derived(seed: int, purpose: int) -> int:
 
 
 def best_of_first(
-    configurations: Sequence[Configuration], losses: Sequence[float], n: int
+    configurations: Sequence[Configuration], runs: Sequence[Run], n: int
 ) -> Configuration:
-    """The configuration with the lowest loss among the first n trials."""
-    best = min(range(n), key=lambda number: losses[number])
+    """The configuration with the lowest `valid` loss among the first n trials.
+
+    One that diverged comes after all that did not; if all diverged, it is the first.
+    """
+    best = min(range(n), key=lambda number: (runs[number].diverged, final_valid_loss(runs[number])))
     return configurations[best]
+
+
+def require_whole(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    Args:
+        name: of the setting ("a search's interval").
+        value: that was given.
+        least: that is allowed (default: 1).
+
+    Raises:
+        TrainpilotError: if it is refused.
+    """
+    require(_is_whole(value, least), f"{name} must be a whole number of at least {least}", value)
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -17,6 +17,7 @@ from trainpilot.agents.evaluation.search import (
     trial_seed,
 )
 from trainpilot.agents.evaluation.trials import Trial, TrialRows, final_valid_loss
+from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks.protocol import InnerTask
 
@@ -26,7 +27,8 @@ class Tpe(Search):
     """Trials one after the other, each chosen by what those before it have shown.
 
     Each trains for a whole budget; the first ten are drawn at random, as Optuna has it.
-    Searches are nested: 4x is the best of the first four trials of 64x.
+    Searches are nested: 4x is the best of the first four trials of 64x. If all diverged, the first
+    is what is found.
 
     Raises:
         TrainpilotError: if something is out of range or Optuna is missing.
@@ -62,7 +64,7 @@ class Tpe(Search):
         }
         rows = TrialRows(task, len(seeds), config)
         tried: list[list[Configuration]] = [[] for _ in seeds]
-        losses: list[list[float]] = [[] for _ in seeds]
+        ended: list[list[Run]] = [[] for _ in seeds]
         for _ in range(max(self.budgets)):
             asked = [study.ask(offered) for study in studies]
             chosen = [Configuration(**trial.params) for trial in asked]
@@ -71,11 +73,10 @@ class Tpe(Search):
             ]
             runs = rows.train(trials, on_decision)
             for row, run in enumerate(runs):
-                loss = final_valid_loss(run)
-                studies[row].tell(asked[row], loss)
+                studies[row].tell(asked[row], final_valid_loss(run))
                 tried[row].append(chosen[row])
-                losses[row].append(loss)
+                ended[row].append(run)
         return [
-            [found(best_of_first(*of_seed, budget)) for of_seed in zip(tried, losses, strict=True)]
+            [found(best_of_first(*of_seed, budget)) for of_seed in zip(tried, ended, strict=True)]
             for budget in self.budgets
         ]
