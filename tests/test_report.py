@@ -224,6 +224,10 @@ def test_quantiles_know_infinity():
     np.testing.assert_allclose(quantiles(finite, shares), np.quantile(finite, shares, axis=0))
 
 
+def test_quantiles_of_nothing_but_infinities_are_unknown():
+    assert np.isnan(quantiles(np.full((4, 1), np.inf), (0.3, 0.5))).all()
+
+
 def test_a_run_that_diverged_stays_in_the_quartiles_as_the_worst():
     def run(samples, losses, diverged):
         return {"diverged": diverged, "curve": {"samples": samples, "loss": losses}}

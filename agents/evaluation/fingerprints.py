@@ -109,7 +109,7 @@ def code_of(thing: Any) -> str:
         return name
     try:
         source = inspect.getsourcefile(thing)
-    except TypeError:
+    except (TypeError, OSError):
         source = None
     return name if source is None else f"{name}/{_hash_of_file(Path(source))}"
 

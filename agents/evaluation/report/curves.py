@@ -62,7 +62,9 @@ def quantiles(rows: Floats, shares: Sequence[float]) -> Floats:
         for index, share in enumerate(shares if len(values) else ()):
             place = share * (len(values) - 1)
             low, part = values[int(place)], place - int(place)
-            # Infinity times 0 is no number: without a part above, the value stands alone.
-            value = low if part == 0 else low + part * (values[int(place) + 1] - low)
+            # Values are sorted: where this one is infinite, nothing above it is finite.
+            value = (
+                low if part == 0 or np.isinf(low) else low + part * (values[int(place) + 1] - low)
+            )
             result[index, point] = value if np.isfinite(value) else np.nan
     return result
