@@ -98,7 +98,7 @@ def measure(
         _run(
             "evaluate", f"policy={folder}/train/policy.safetensors", "suite=meta_valid",
             "n_seeds=5", "controller=[policy,adam]", "references=[adam_default]",
-            "method=[]", "ablations=false", "cache=null", "n_workers=0",
+            "env=default", "method=[]", "ablations=false", "cache=null", "n_workers=0",
             f"hydra.run.dir={folder}/evaluate",
             *overrides_for_evaluation(overrides),
         )  # fmt: skip
