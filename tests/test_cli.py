@@ -239,19 +239,48 @@ def test_the_reference_is_adams_default_whatever_adam_is_set_to(run, tmp_path):
     assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] != 1
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
-def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path, n_workers):
-    command = [sys.executable, "-m", "trainpilot.agents.train", *TINY]
-    long = ["agent.total_decisions=10_000_000", "env.compiled=false", f"hydra.run.dir={tmp_path}"]
-    process = subprocess.Popen(
-        [*command, *long, "agent.checkpoint_seconds=0", f"agent.n_workers={n_workers}"],
+def interruptible(arguments, folder):
+    """A command in a process of its own that takes Ctrl-C."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"trainpilot.agents.{arguments[0]}", *arguments[1:]],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         start_new_session=True,
         # As from a terminal, where a child takes Ctrl-C even if the test run ignores it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+
+
+def test_an_evaluation_that_was_interrupted_goes_on(run, tmp_path):
+    given = [
+        "suite=small", "controller=[adam,sgd]", "n_seeds=2", *QUICK, "n_workers=1",
+        "env.decisions=300", "hydra.run.dir=out",
+    ]  # fmt: skip
+    process = interruptible(["evaluate", *given], tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("outputs/cache/*/[!.]*.gz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    # The workers hold the same pipe: it ends when the last of them has.
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "results.json").exists()
+    result = run("evaluate", *given)
+    assert result.code == 0, result.err
+    known = re.search(r"(\d+) of 12 runs were known already", result.err)
+    assert known is not None, result.err
+    assert 0 < int(known[1]) < 12
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_ctrl_c_says_how_to_go_on_and_exits_130(tmp_path, n_workers):
+    long = ["agent.total_decisions=10_000_000", "env.compiled=false", f"hydra.run.dir={tmp_path}"]
+    command = ["train", *TINY, *long, "agent.checkpoint_seconds=0", f"agent.n_workers={n_workers}"]
+    process = interruptible(command, tmp_path)
     checkpoint = tmp_path / "checkpoints" / "latest.zip"
     deadline = time.monotonic() + 60
     while not checkpoint.is_file() and time.monotonic() < deadline:
