@@ -160,10 +160,11 @@ def test_what_ships_is_the_schedule_at_its_defaults(name, kind):
     assert fingerprint_of_contender(made) is not None
 
 
-def test_adamw_ships_with_the_weight_decay_of_torch():
+def test_adamw_ships_with_the_defaults_of_torch():
     config = OmegaConf.load(files("trainpilot.conf") / "controller" / "adamw.yaml")
-    default = torch.optim.AdamW([torch.zeros(1, requires_grad=True)]).defaults["weight_decay"]
-    assert make_controllers(config)["adamw"] == Constant("adamw", RATE, weight_decay=default)
+    default = torch.optim.AdamW([torch.zeros(1)]).defaults
+    expected = Constant("adamw", default["lr"], weight_decay=default["weight_decay"])
+    assert make_controllers(config)["adamw"] == expected
 
 
 def test_phases_of_no_length_that_torch_cannot_divide_by():
