@@ -12,7 +12,7 @@ EVALUATE ?= '~suite.tasks.code_transformer' '~suite.tasks.surnames_gru'
 OUT := outputs/run
 
 help:
-	@echo "make run     install, meta-train a small policy, deploy it, evaluate it (3 minutes)"
+	@echo "make run     install, meta-train a small policy, deploy it, evaluate it (4 minutes after the install)"
 	@echo "make test    install, run the tests"
 	@echo "make check   format, lint and types, as CI runs them"
 	@echo "make format  format the code"
