@@ -145,9 +145,7 @@ def extend(
     """
     for row, run in enumerate(runs):
         if not run.diverged:
-            run.samples.append(samples)
-            run.valid_loss.append(float(valid_loss[row]))
-            run.outer_valid_loss.append(float(outer_valid_loss[row]))
+            run.add_point(samples, valid_loss[row], outer_valid_loss[row])
 
 
 def _record(

@@ -54,3 +54,9 @@ class Run:
     seconds: float = 0.0
     search_samples: int = 0
     configuration: dict[str, Any] | None = None
+
+    def add_point(self, samples: int, valid_loss: float, outer_valid_loss: float) -> None:
+        """Add a point to the curves."""
+        self.samples.append(samples)
+        self.valid_loss.append(float(valid_loss))
+        self.outer_valid_loss.append(float(outer_valid_loss))

@@ -69,7 +69,7 @@ class TrialRows:
             run = Run(inner.task.name, "trial", trial.seed, self._budget)
             run.configuration = trial.configuration.to_json()
             self._valid_loss[row] = valid.loss[row]
-            _extend(run, 0, valid.loss[row], outer_valid.loss[row])
+            run.add_point(0, valid.loss[row], outer_valid.loss[row])
             self.runs[row] = run
 
     def step(self) -> None:
@@ -93,7 +93,7 @@ class TrialRows:
             if run.diverged:
                 continue
             samples = (made[row] + 1) * self._decision_samples
-            _extend(run, samples, outcome.valid.loss[row], outcome.outer_valid.loss[row])
+            run.add_point(samples, outcome.valid.loss[row], outcome.outer_valid.loss[row])
             run.roll_backs += int(outcome.interventions.rolled_back[row])
             run.diverged = bool(outcome.terminated[row])
 
@@ -152,9 +152,3 @@ def final_valid_loss(run: Run) -> float:
 def final_outer_valid_loss(run: Run) -> float:
     """The outer_valid loss at the run's end; infinite if it diverged."""
     return math.inf if run.diverged else run.outer_valid_loss[-1]
-
-
-def _extend(run: Run, samples: int, valid_loss: float, outer_valid_loss: float) -> None:
-    run.samples.append(samples)
-    run.valid_loss.append(float(valid_loss))
-    run.outer_valid_loss.append(float(outer_valid_loss))
