@@ -149,12 +149,15 @@ class FlatModel:
     def _call(
         self, model: nn.Module, parts: Sequence[Tensor], buffers: Buffers, inputs: Tensor
     ) -> Tensor:
-        precision = torch.autocast(
-            inputs.device.type, torch.bfloat16, enabled=self._mixed_precision
-        )
-        with _formulas(), precision:
+        def call() -> Tensor:
             outputs: Tensor = functional_call(model, self._named(parts) | buffers, (inputs,))
-        return outputs.to(self.dtype) if self._mixed_precision else outputs
+            return outputs
+
+        with _formulas():
+            if not self._mixed_precision:
+                return call()
+            with torch.autocast(inputs.device.type, torch.bfloat16):
+                return call().to(self.dtype)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,58 @@
+"""The engine on a device whose memory is not the CPU's, without having one.
+
+Torch's "meta" device holds no numbers, but refuses as a graphics processor does to mix its
+tensors with others. What comes back to the CPU is ones.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainpilot.envs.config import EnvConfig, GuardConfig
+from trainpilot.envs.engine import Engine
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.inner_tasks.catalogue import load_task
+from trainpilot.inner_tasks.family import TaskFamily
+
+TASKS = ["digits_cnn", "docstrings_mlp", "surnames_gru", "code_transformer", "patterns"]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The name of a device; every copy from there to the CPU is full of ones."""
+    real = torch.Tensor.cpu
+
+    def cpu(self):
+        return torch.ones(self.shape, dtype=self.dtype) if self.is_meta else real(self)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    return "meta"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_engine_mixes_no_devices(name, elsewhere):
+    task = load_task(name)
+    if isinstance(task, TaskFamily):
+        task = task.task(0)
+    engine = Engine(task, 4, n_micro_batches=20, max_batch_size=2, compiled=False, device=elsewhere)
+    engine.reset(range(4), range(4))
+    settings = Hyperparameters.full(4, batch_size=2, gradient_clip=1.0, weight_decay=0.1)
+    signals = engine.advance(settings, 10)
+    assert signals.train_loss.shape == (4, 10)
+    engine.reset([1], [7])
+    assert engine.evaluate()[0].loss.shape == (4,)
+    assert engine.evaluate_split(task.splits.test, [0, 2]).loss.shape == (2,)
+    assert {value.device.type for value in engine.state_dict(1).values()} == {"cpu"}
+    assert engine.carried()[0].device.type == elsewhere
+
+
+def test_runs_roll_back_where_they_are(elsewhere, monkeypatch):
+    guard = GuardConfig(on_divergence="roll_back")
+    config = EnvConfig(guard=guard, device=elsewhere, compiled=False)
+    runs = InnerRuns(load_task("digits_mlp"), 2, config)
+    runs.reset(range(2), range(2))
+    assert not runs.step(Hyperparameters.full(2)).interventions.rolled_back.any()
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.full(self.shape, torch.nan))
+    assert runs.step(Hyperparameters.full(2)).interventions.rolled_back.all()
