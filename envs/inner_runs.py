@@ -19,15 +19,8 @@ from trainpilot.envs.guard import Guard, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
 from trainpilot.envs.interventions import Interventions, Reason
 from trainpilot.envs.levels import level
-from trainpilot.envs.observation import (
-    Observation,
-    ObserverState,
-    Reading,
-    begin,
-    feature_places,
-    observe,
-    resume,
-)
+from trainpilot.envs.observation import Observation, Reading
+from trainpilot.envs.observer import Observer
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import REWARDS, Stretch
 from trainpilot.envs.signals import Evaluation
@@ -113,11 +106,9 @@ class InnerRuns:
             begin; None for none (default).
         hyperparameters: in use, `(n_runs,)` each; where the learning rate changes during a
             decision, that of its first micro-batch.
-        observation: the latest, `(n_runs, n_features)`.
     """
 
     hyperparameters: Hyperparameters
-    observation: Observation
 
     def __init__(
         self,
@@ -134,7 +125,6 @@ class InnerRuns:
         self.config = config
         self.actions = ActionSpec(config.actions)
         self.engine = make_engine(task, n_runs, config, trusted=trusted)
-        self._hidden = feature_places(config.observation.hidden)
         self._known = np.ones((len(_DROPPABLE), n_runs), dtype=bool)
         self._reward = REWARDS[config.reward.name](config.reward)
         self.references = RowReferences(n_runs)
@@ -143,6 +133,7 @@ class InnerRuns:
             self.set_reference(reference)
         self._guard = Guard(config.guard, n_runs)
         self._rolls_back = config.guard.on_divergence == "roll_back"
+        self._observer = Observer(config.observation.hidden, remembers=self._rolls_back)
         self._begin_all()
 
     def _begin_all(self) -> None:
@@ -152,9 +143,7 @@ class InnerRuns:
         self._guard.reset(np.ones(self.n_runs, dtype=bool), valid.loss)
         self._start_outer = outer_valid.loss
         self._level = level(outer_valid.loss, outer_valid.loss)
-        self._observer, observation = begin(self._reading(valid))
-        self.observation = self._shown(observation)
-        self._good = self._observer, self.observation
+        self._observer.begin(self._reading(valid))
 
     def set_reference(self, reference: TaskReference, rows: Sequence[int] | None = None) -> None:
         """Change the unit of the reward, which is also what the guard judges by.
@@ -170,6 +159,11 @@ class InnerRuns:
         if isinstance(self.engine, FamilyEngine) and self.family_references is not None:
             for row in rows:
                 self.references.put(self.family_references(int(self.engine.numbers[row])), [row])
+
+    @property
+    def observation(self) -> Observation:
+        """The latest, `(n_runs, n_features)`."""
+        return self._observer.observation
 
     @property
     def decisions_made(self) -> NDArray[np.int64]:
@@ -233,11 +227,7 @@ class InnerRuns:
             self.engine.keep(chosen)
         self._start_outer = np.where(chosen, outer_valid.loss, self._start_outer)
         self._level = np.where(chosen, level(outer_valid.loss, outer_valid.loss), self._level)
-        observer, observation = begin(self._reading(valid))
-        self._observer = observer.where(chosen, self._observer)
-        shown = self._shown(observation)
-        self.observation = np.where(chosen[:, None], shown, self.observation)
-        self._good = _chosen(chosen, (self._observer, self.observation), self._good)
+        self._observer.begin(self._reading(valid), chosen)
         return self.observation
 
     def step(self, asked: Hyperparameters, factors: FloatArray | None = None) -> Outcome:
@@ -279,13 +269,7 @@ class InnerRuns:
         reward = self._reward(stretch, self.references) - self.config.guard.penalty * rolled_back
         terminated = exploded | given_up
         self._level = after
-        reading = self._reading(valid)
-        observer, observation = now = observe(self._observer, signals, reading)
-        if rolled_back.any():
-            observer, observation = _chosen(rolled_back, resume(self._good, now, reading), now)
-        self._observer, self.observation = observer, self._shown(observation)
-        if self._rolls_back:
-            self._good = _chosen(found.sound, (self._observer, self.observation), self._good)
+        self._observer.observe(signals, self._reading(valid), rolled_back, found.sound)
         return Outcome(
             observation=self.observation,
             reward=reward,
@@ -331,20 +315,6 @@ class InnerRuns:
             valid_loss=np.where(has_valid, loss, np.nan),
             valid_accuracy=np.where(has_valid & accuracy, found, np.nan),
         )
-
-    def _shown(self, observation: Observation) -> Observation:
-        """The observation without the features that are hidden."""
-        observation[:, self._hidden] = 0
-        return observation
-
-
-def _chosen(
-    rows: BoolArray,
-    one: tuple[ObserverState, Observation],
-    other: tuple[ObserverState, Observation],
-) -> tuple[ObserverState, Observation]:
-    """The one in the rows that are chosen, the other elsewhere."""
-    return one[0].where(rows, other[0]), np.where(rows[:, None], one[1], other[1])
 
 
 def make_engine(

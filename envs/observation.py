@@ -234,7 +234,7 @@ def observe(
             train_slow=slow,
             train_last=train.mean(1),
             train_best=np.fmin(state.train_best, train.mean(1)),
-            valid_start=state.valid_start,
+            valid_start=_first(state.valid_start, reading.valid_loss),
             valid_last=reading.valid_loss,
             valid_best=np.fmin(state.valid_best, reading.valid_loss),
             rate_start=state.rate_start,
