@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.bounding import check_factors
@@ -45,11 +46,17 @@ class Explanation(NamedTuple):
         action: index of the choice of each head, `(n_runs, n_heads)`.
         probabilities: of each head's choices, `(n_runs, n_choices)` for each head.
         value: expected return, `(n_runs,)`.
+        distance: how far from what the policy was trained on the observation is, `(n_runs,)`
+            (`trainpilot.agents.policy`).
+        overruled: whether it was too far, so that a heuristic has decided instead, `(n_runs,)`
+            (default: nowhere).
     """
 
     action: IntArray
     probabilities: list[FloatArray]
     value: FloatArray
+    distance: FloatArray
+    overruled: NDArray[np.bool_] | bool = False
 
 
 class Decision(NamedTuple):

@@ -47,6 +47,15 @@ class ObservationNormaliser(BaseFeaturesExtractor):
         scaled = (observations - self.mean) / (self.variance + 1e-4).sqrt()
         return scaled.clamp(-self._limit, self._limit)
 
+    def distance(self, observations: Tensor) -> Tensor:
+        """How far observations are from those taken in, `(n,)`.
+
+        The root of the mean square of the normalised features: 1 on average over what was taken
+        in, at most `limit`.
+        """
+        distance: Tensor = self(observations).square().mean(1).sqrt()
+        return distance
+
     def update(self, observations: Observation) -> None:
         """Take in more observations, `(n, n_features)` (Chan et al., 1979, equation 2.1)."""
         batch = torch.as_tensor(observations, dtype=torch.float32).reshape(-1, len(self.mean))
@@ -94,9 +103,12 @@ class PolicyController:
         actions: what the policy was trained to control, whatever the environment offers.
         deterministic: take the most probable choice; otherwise draw one (default: True).
         hidden_features: names of those that the policy has never seen but as 0.
+        rhythm: decisions in a run of its training, and micro-batches between two (default: 30
+            and 10).
 
     Attributes:
         actions: what the policy controls.
+        rhythm: as it was given.
     """
 
     def __init__(
@@ -105,16 +117,28 @@ class PolicyController:
         actions: ActionSpec,
         deterministic: bool = True,
         hidden_features: Sequence[str] = (),
+        rhythm: tuple[int, int] = (30, 10),
     ) -> None:
         policy.set_training_mode(False)
         self._policy = policy
         self.actions = actions
+        self.rhythm = rhythm
         self._deterministic = deterministic
         self._hidden = feature_places(hidden_features)
 
     def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
         """Get ready for new runs."""
         self._generator = np.random.default_rng(seed)
+
+    @property
+    def optimizers(self) -> list[str]:
+        """Names of those that the policy chooses among; none where it does not choose."""
+        return [
+            str(name)
+            for head in self.actions.heads
+            if head.name == "optimizer"
+            for name in head.choices
+        ]
 
     def fingerprint(self) -> str:
         """A hash of all that its decisions depend on."""
@@ -137,11 +161,21 @@ class PolicyController:
             observation[:, self._hidden] = 0
             distribution = self._policy.get_distribution(observation)
             value = self._policy.predict_values(observation)
+            distance = self._normaliser.distance(observation)
         if not isinstance(distribution, MultiCategoricalDistribution):
             raise TypeError(f"expected categorical heads, got {type(distribution).__name__}")
         probabilities = [head.probs.double().numpy() for head in distribution.distribution]
         action = np.stack([self._choose(head) for head in probabilities], axis=1)
-        return Explanation(action, probabilities, value.double().squeeze(1).numpy())
+        return Explanation(
+            action, probabilities, value.double().squeeze(1).numpy(), distance.double().numpy()
+        )
+
+    @property
+    def _normaliser(self) -> ObservationNormaliser:
+        extractor = self._policy.features_extractor
+        if not isinstance(extractor, ObservationNormaliser):
+            raise TypeError(f"expected normalised observations, got {type(extractor).__name__}")
+        return extractor
 
     def _choose(self, probabilities: np.ndarray) -> np.ndarray:
         if self._deterministic:

@@ -130,4 +130,7 @@ def _load(path: Path, deterministic: bool) -> PolicyController:
         raise TrainpilotError(
             f"a policy's weights must fit its metadata; given: {path}, where they do not"
         ) from error
-    return PolicyController(networks, actions, deterministic, metadata["observation"]["hidden"])
+    env = metadata.get("training", {}).get("config", {}).get("env", {})
+    rhythm = int(env.get("decisions", 30)), int(env.get("micro_batches_per_decision", 10))
+    hidden = metadata["observation"]["hidden"]
+    return PolicyController(networks, actions, deterministic, hidden, rhythm)

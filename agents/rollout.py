@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainpilot.agents.controller import Controller, Decision, View, join_factors
 from trainpilot.agents.held_out import HeldOut, measure_test
+from trainpilot.agents.records import Made
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
@@ -93,16 +94,26 @@ def roll_out(
             begun = time.perf_counter()
             decided[name] = controllers[name].decide(view)
             spend(runs[rows], time.perf_counter() - begun)
-        before = inner.observation, inner.guard_scale
+        observed, guard_scale = inner.observation, inner.guard_scale
         asked = Hyperparameters.concatenate([d.hyperparameters for d in decided.values()])
         factors = join_factors([*decided.values()], config.micro_batches_per_decision)
         begun = time.perf_counter()
         outcome = inner.step(asked, factors)
         spend(runs, time.perf_counter() - begun)
         valid = outcome.valid
-        samples = int(engine.position[0]) * task.micro_batch_size
+        steps = int(engine.position[0])
+        samples = steps * task.micro_batch_size
         for name, rows in slices.items():
-            _record(runs, rows, decided[name], before, outcome, decision, samples)
+            made = Made(
+                step=steps - config.micro_batches_per_decision,
+                observation=observed[rows],
+                explanation=decided[name].explanation,
+                before=outcome.before.rows(rows),
+                hyperparameters=outcome.hyperparameters.rows(rows),
+                clamped=outcome.clamped[rows],
+                guard_scale=guard_scale[rows],
+            )
+            _record(runs, rows, made, outcome, decision, samples)
         extend(runs, samples, outcome.valid.loss, outcome.outer_valid.loss)
         # Before runs are said to have diverged: their curves end with what became of them.
         if watch is not None:
@@ -149,25 +160,14 @@ def extend(
 
 
 def _record(
-    runs: list[Run],
-    rows: slice,
-    decided: Decision,
-    before: tuple[np.ndarray, np.ndarray],
-    outcome: Outcome,
-    decision: int,
-    samples: int,
+    runs: list[Run], rows: slice, made: Made, outcome: Outcome, decision: int, samples: int
 ) -> None:
-    """Add a record of this decision to the runs that go on.
-
-    `before` holds the observation and the guard's scale that it was made on.
-    """
-    observed, guard_scale = before
+    """Add a record of this decision to the runs that go on."""
     interventions = outcome.interventions.texts(outcome.hyperparameters.learning_rate)
     for own, row in enumerate(range(rows.start, rows.stop)):
         run = runs[row]
         if run.diverged:
             continue
-        why = decided.explanation
         run.decisions.append(
             {
                 "task": run.task,
@@ -175,19 +175,10 @@ def _record(
                 "seed": run.seed,
                 "decision": decision,
                 "samples": samples,
-                "observation": observed[row].tolist(),
-                "action": None if why is None else why.action[own].tolist(),
-                "action_probabilities": None
-                if why is None
-                else [head[own].tolist() for head in why.probabilities],
-                "value": None if why is None else float(why.value[own]),
-                **{f"{name}_before": value for name, value in outcome.before.row(row).items()},
-                **outcome.hyperparameters.row(row),
-                "clamped": bool(outcome.clamped[row]),
+                **made.record(own),
                 "train_loss": float(outcome.train_loss[row]),
                 "valid_loss": float(outcome.valid.loss[row]),
                 "outer_valid_loss": float(outcome.outer_valid.loss[row]),
                 "intervention": interventions[row],
-                "guard_scale": float(guard_scale[row]),
             }
         )

@@ -285,7 +285,8 @@ class Engine:
             sums = self._trainer.train(self._state, orders)[:, : self.n_runs]
         self._position += n_micro_batches
         step_sums = StepSums(*sums)
-        before, self._mean_square = self._mean_square, step_sums.mean_square[:, -1]
+        mean_square = np.column_stack([self._mean_square, step_sums.mean_square])
+        before, self._mean_square = mean_square[:, :-1], mean_square[:, -1]
         return make_signals(step_sums, before, plan.mean_correction, plan.updated)
 
     def _next_orders(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainpilot.envs.config import GuardConfig
 from trainpilot.envs.hyperparameters import FloatArray, IntArray
@@ -64,6 +66,21 @@ class Guard:
         self.roll_backs[rows] = 0
         self._valid_start[rows] = valid_loss[rows]
         self._starts[:, rows] = np.nan
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that later judgements depend on."""
+        arrays = {
+            "roll_backs": self.roll_backs,
+            "valid_start": self._valid_start,
+            "starts": self._starts,
+        }
+        return {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.roll_backs = state["roll_backs"].numpy().copy()
+        self._valid_start = state["valid_start"].numpy().copy()
+        self._starts = state["starts"].numpy().copy()
 
     def judge(
         self, signals: Signals, valid_loss: FloatArray, outer_valid_loss: FloatArray

@@ -83,6 +83,16 @@ class Hyperparameters:
             self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
         )
 
+    def where(self, chosen: NDArray[np.bool_], other: Hyperparameters) -> Hyperparameters:
+        """These in the runs that are chosen, `(n_runs,)`, the others' elsewhere."""
+        return replace(
+            self,
+            **{
+                field.name: np.where(chosen, getattr(self, field.name), getattr(other, field.name))
+                for field in fields(self)
+            },
+        )
+
     @classmethod
     def concatenate(cls, parts: Sequence[Hyperparameters]) -> Hyperparameters:
         """Those of several groups of runs, one after the other."""

@@ -85,6 +85,14 @@ def draw_start(config: StartConfig, generator: np.random.Generator) -> Hyperpara
     )
 
 
+def run_generator(seed: int) -> np.random.Generator:
+    """Draws a run's start, its budget and what is not observed.
+
+    It is not the data order's own stream, so that the two draws are independent.
+    """
+    return np.random.default_rng([seed, 1])
+
+
 class InnerRuns:
     """Rows of inner runs, each with its own seed and its own place in its budget.
 
@@ -202,8 +210,7 @@ class InnerRuns:
         Returns:
             The observation of all rows, `(n_runs, n_features)`.
         """
-        # Not the data order's own stream, so that the two draws are independent.
-        generators = [np.random.default_rng([seed, 1]) for seed in seeds]
+        generators = [run_generator(seed) for seed in seeds]
         if starts is None:
             starts = [draw_start(self.config.start, generator) for generator in generators]
         if decisions is None:

@@ -104,8 +104,8 @@ def make_signals(
 
     Args:
         sums: of these steps.
-        mean_square_before: squared norm of the mean gradient before the first of them,
-            `(n_runs,)`.
+        mean_square_before: squared norm of the mean gradient before each of them,
+            `(n_runs, n_steps)`.
         mean_correction: Adam's bias correction after each step, `(n_runs, n_steps)`.
         updated: whether the step made an update, `(n_runs, n_steps)`.
     """
@@ -114,7 +114,7 @@ def make_signals(
         parameter_norm = np.sqrt(sums.parameter_square)
         update_norm = np.where(updated, np.sqrt(sums.update_square), np.nan)
         mean_norm = np.sqrt(sums.mean_square)
-        before = np.concatenate([np.sqrt(mean_square_before)[:, None], mean_norm[:, :-1]], axis=1)
+        before = np.sqrt(mean_square_before)
 
         def cosine(product: FloatArray, other_norm: FloatArray) -> FloatArray:
             # Zero where one of the two vanishes, as at the first step.

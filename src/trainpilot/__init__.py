@@ -4,6 +4,7 @@ Importing it registers the Gymnasium environment `trainpilot/InnerTraining-v0`.
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from trainpilot.envs.registration import ENV_ID, register_envs
 from trainpilot.inner_tasks import (
@@ -15,10 +16,14 @@ from trainpilot.inner_tasks import (
     check_inner_task,
 )
 
+if TYPE_CHECKING:
+    from trainpilot.agents.pilot.pilot import Pilot
+
 __version__ = version("trainpilot")
 __all__ = [
     "ENV_ID",
     "InnerTask",
+    "Pilot",
     "Split",
     "Splits",
     "TensorTask",
@@ -28,3 +33,12 @@ __all__ = [
 ]
 
 register_envs()
+
+
+def __getattr__(name: str) -> Any:
+    """`Pilot`, imported when it is first asked for: it brings Stable-Baselines3 along."""
+    if name == "Pilot":
+        from trainpilot.agents.pilot.pilot import Pilot
+
+        return Pilot
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

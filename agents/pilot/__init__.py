@@ -1,0 +1,1 @@
+"""The pilot: a controller in anybody's training loop."""

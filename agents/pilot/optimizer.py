@@ -1,0 +1,381 @@
+"""The optimizer that a pilot attaches to a model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainpilot.agents.pilot.clock import Clock
+from trainpilot.agents.pilot.gradients import Gradients
+from trainpilot.agents.pilot.groups import with_multipliers
+from trainpilot.agents.pilot.probe import Probe
+from trainpilot.agents.pilot.ranks import agree
+from trainpilot.agents.pilot.snapshot import Snapshot
+from trainpilot.agents.pilot.torch_optimizers import TorchOptimizers
+from trainpilot.agents.pilot.training_run import Measured, TrainingRun, Valid
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES
+from trainpilot.inner_tasks.errors import TrainpilotError, require
+
+
+class DivergedError(TrainpilotError):
+    """A training has diverged, and the guard may not roll it back (any more)."""
+
+
+class PilotOptimizer(torch.optim.Optimizer):
+    """An optimizer whose hyperparameters a controller sets while the model trains.
+
+    Made by `Pilot.attach`. Use it as any optimizer of torch, and give `step` the loss::
+
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(loss=loss)
+
+    Attributes:
+        decisions: a record of every decision so far, as `decisions.parquet` has them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: list[dict[str, Any]],
+        run: TrainingRun,
+        clock: Clock,
+        *,
+        warm: Sequence[str],
+        validate: Callable[[], float | tuple[float, float]] | None,
+        on_decision: Callable[[dict[str, Any]], None] | None,
+        snapshot: str | None,
+        foreach: bool | None,
+        fused: bool | None,
+    ) -> None:
+        self._ready = False
+        super().__init__(groups, {})
+        self._model = model
+        self._run = run
+        self._clock = clock
+        self._validate = validate
+        self._on_decision = on_decision
+        self._optimizers = TorchOptimizers(self.param_groups, warm, foreach, fused)
+        self._probe = Probe()
+        self._gradients = Gradients()
+        self._snapshot: Snapshot | None = None
+        self._snapshot_device = snapshot
+        self._steps = self._updates = self._good_updates = 0
+        self._updated: list[bool] = []
+        self._corrections: list[float] = []
+        self._interval = clock.interval(0)
+        self._begun = self._over = self._said_over = False
+        self._written: list[tuple[float, float]] = []
+        self._parameters = self._all_parameters()
+        self._ready = True
+        self._write()
+
+    @property
+    def decisions(self) -> list[dict[str, Any]]:
+        """A record of every decision so far; what came of the last one is not known yet."""
+        return self._run.records
+
+    def observe(self, valid_loss: float | Tensor, valid_accuracy: float | None = None) -> None:
+        """Tell what a validation set says; the next decision is made on it.
+
+        Args:
+            valid_loss: mean loss over it.
+            valid_accuracy: accuracy on it, in [0, 1] (default: not known).
+        """
+        self._run.valid = _valid(valid_loss, valid_accuracy)
+
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], Tensor] | None = None, *, loss: Tensor | float | None = None
+    ) -> Tensor | None:
+        """Make a step, and from time to time a decision.
+
+        Args:
+            closure: evaluates the model anew and returns the loss, as torch's optimizers take it.
+            loss: of the batch whose gradients the parameters have; needed without a closure.
+
+        Returns:
+            What the closure returned.
+
+        Raises:
+            TrainpilotError: without a loss.
+            DivergedError: if the training has diverged for good; where there is a snapshot, the
+                model is left as it was when all was well.
+        """
+        returned = None
+        if closure is not None:
+            with torch.enable_grad():
+                returned = loss = closure()
+        if loss is None:
+            raise TrainpilotError(
+                "a pilot's step needs the loss of the batch, optimizer.step(loss=loss), or a "
+                "closure that returns it; given: none"
+            )
+        with torch.no_grad():
+            self._step(loss)
+        return returned
+
+    def _step(self, loss: Tensor | float) -> None:
+        parameters = self._parameters
+        if all(parameter.grad is None for parameter in parameters):
+            raise TrainpilotError(
+                "a pilot's step needs gradients, loss.backward() comes before it; given: "
+                "parameters without any"
+            )
+        self._take_outside_changes()
+        if not self._begun:
+            self._begin()
+        measured = self._interval.measured[len(self._updated)] if not self._over else -1
+        if self._steps != measured:
+            self._update(parameters)
+        else:
+            step = self._probe.begin(_scalar(loss), parameters, self._optimizers.mean)
+            updated = self._update(parameters)
+            means = [self._optimizers.mean(parameter) for parameter in parameters]
+            self._probe.end(step, [mean for mean in means if mean is not None])
+            momentum = float(self._run.hyperparameters.momentum[0])
+            self._updated.append(updated)
+            self._corrections.append(1 / (1 - momentum ** max(self._updates, 1)))
+        self._steps += 1
+        if self._over:
+            self._say_over()
+        elif self._steps == self._interval.end:
+            self._next_decision()
+        elif self._steps > measured:
+            self._write_rates()
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._ask_valid()
+        self._agree(np.zeros(0))
+        if self._snapshot_device is not None:
+            self._snapshot = self._new_snapshot()
+        self._run.begin()
+        self._decide()
+
+    def _agree(self, measured: np.ndarray) -> np.ndarray:
+        """Let all processes of a distributed training have measured the same."""
+        valid = np.array(self._run.valid)
+        measured, valid = agree(measured, valid, self._parameters[0].device)
+        self._run.valid = Valid(*valid.tolist())
+        return measured
+
+    def _new_snapshot(self) -> Snapshot:
+        device = None if self._snapshot_device == "beside" else self._snapshot_device
+        return Snapshot(self._model, self._parameters, self._optimizers, device)
+
+    def _update(self, parameters: list[Tensor]) -> bool:
+        """Move the parameters, unless gradients of more batches are to come; tells whether."""
+        settings = self._run.hyperparameters
+        batch_size, clip = int(settings.batch_size[0]), float(settings.gradient_clip[0])
+        with self._gradients.prepared(parameters, batch_size, clip) as is_complete:
+            if is_complete:
+                self._optimizers.step()
+                self._updates += 1
+        return is_complete
+
+    def _next_decision(self) -> None:
+        """Close the interval behind and decide on the next."""
+        self._ask_valid()
+        sums = self._agree(self._probe.take())
+        measured = Measured(sums, np.array(self._updated), np.array(self._corrections))
+        self._updated, self._corrections = [], []
+        judgement = self._run.judge(measured)
+        if self._snapshot is not None:
+            if judgement.rolled_back:
+                self._go_back(self._snapshot)
+            elif judgement.sound:
+                self._snapshot.keep()
+                self._good_updates = self._updates
+        if self._on_decision is not None:
+            self._on_decision(self.decisions[-1])
+        if judgement.ended:
+            where = "as it is"
+            if self._snapshot is not None:
+                self._go_back(self._snapshot)
+                where = "as it was when all was well"
+            raise DivergedError(
+                f"the training must stay finite; given: one that diverged within {self._steps:,} "
+                f"steps ({judgement.text}); the model is left {where}"
+            )
+        self._decide()
+
+    def _go_back(self, snapshot: Snapshot) -> None:
+        snapshot.restore()
+        self._gradients.clear()
+        self._updates = self._good_updates
+
+    def _decide(self) -> None:
+        self._over = self._clock.is_over(self._run.decision)
+        if not self._over:
+            self._run.decide()
+            self._interval = self._clock.interval(self._run.decision)
+        self._write()
+
+    def _ask_valid(self) -> None:
+        if self._validate is None:
+            return
+        found = self._validate()
+        loss, accuracy = found if isinstance(found, tuple) else (found, None)
+        self._run.valid = _valid(loss, accuracy)
+
+    def _say_over(self) -> None:
+        if not self._said_over:
+            self._said_over = True
+            warnings.warn(
+                "this training goes on after the total_steps that its pilot was told of, "
+                f"{self._interval.end:,}: it keeps its last hyperparameters and decides no more",
+                stacklevel=4,
+            )
+
+    def _write(self) -> None:
+        """Give every group what was decided, times its own multipliers."""
+        settings = self._run.hyperparameters
+        for group in self.param_groups:
+            group["momentum"] = float(settings.momentum[0])
+            if group["weight_decay_multiplier"] is not None:
+                decay = float(settings.weight_decay[0])
+                group["weight_decay"] = decay * group["weight_decay_multiplier"]
+        self._write_rates()
+        if self._begun:
+            # Whoever looks for an optimizer's state finds that of the one in use.
+            self.state = self._optimizers.use(OPTIMIZER_NAMES[settings.optimizer[0]])
+
+    def _write_rates(self) -> None:
+        rate = float(self._run.hyperparameters.learning_rate[0]) * self._factor()
+        for group in self.param_groups:
+            group["lr"] = rate * group["lr_multiplier"]
+        self._written = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+
+    def _factor(self) -> float:
+        """Of the learning rate, at the next step."""
+        factors = self._run.factors
+        if factors is None or self._over:
+            return 1.0
+        return float(factors[len(self._updated)])
+
+    def _take_outside_changes(self) -> None:
+        """Make what somebody else has written into the groups the run's own."""
+        now = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+        if now == self._written:
+            return
+        for group, (_, decay) in zip(self.param_groups, self._written, strict=True):
+            if group["weight_decay"] != decay:
+                group["weight_decay_multiplier"] = None
+        factor = self._factor()
+        bases = {
+            group["lr"] / group["lr_multiplier"] / factor
+            for group in self.param_groups
+            if group["lr_multiplier"] > 0 and factor > 0
+        }
+        if bases and max(bases) - min(bases) <= 1e-9 * max(bases):
+            self._run.take_learning_rate(max(bases))
+        else:
+            rate = float(self._run.hyperparameters.learning_rate[0]) * factor
+            for group, (old, _) in zip(self.param_groups, self._written, strict=True):
+                if group["lr"] != old and rate > 0:
+                    group["lr_multiplier"] = group["lr"] / rate
+        self._written = now
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train more parameters from now on.
+
+        Args:
+            param_group: as torch's optimizers take it; its "lr" and "weight_decay" keep their
+                ratio to those of the run.
+        """
+        if not self._ready:
+            super().add_param_group(param_group)
+            return
+        super().add_param_group(with_multipliers(param_group, self._run.hyperparameters))
+        self._optimizers.add_group(self.param_groups[-1])
+        self._parameters = self._all_parameters()
+        self._write()
+        if self._snapshot is not None:
+            self._snapshot = self._new_snapshot()
+
+    def _all_parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on, the snapshot included."""
+        groups = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.param_groups
+        ]
+        pilot: dict[str, Any] = {"begun": self._begun}
+        if self._begun:
+            pilot |= {
+                "run": self._run.state_dict(),
+                "probe": self._probe.rows,
+                "gradients": self._gradients.state_dict(self._parameters),
+                "snapshot": None if self._snapshot is None else self._snapshot.state_dict(),
+                **{name: getattr(self, f"_{name}") for name in _COUNTS},
+                "updated": list(self._updated),
+                "corrections": list(self._corrections),
+            }
+        return {"state": self._optimizers.state_dict(), "param_groups": groups, "pilot": pilot}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        The optimizer must be attached as the other was; then it goes on to the last bit.
+
+        Raises:
+            TrainpilotError: if it is the state of another optimizer or of other groups.
+        """
+        pilot, groups = state_dict.get("pilot"), state_dict.get("param_groups", [])
+        if pilot is None:
+            raise TrainpilotError(
+                "a pilot goes on from the state of a pilot's optimizer; given: that of another"
+            )
+        require(
+            len(groups) == len(self.param_groups),
+            f"the state must have as many parameter groups as the optimizer, "
+            f"{len(self.param_groups)}",
+            len(groups),
+        )
+        for group, saved in zip(self.param_groups, groups, strict=True):
+            group |= saved
+        self._begun = pilot["begun"]
+        if not self._begun:
+            return
+        self._optimizers.load_state_dict(state_dict["state"])
+        self._run.load_state_dict(pilot["run"])
+        self._probe.rows = pilot["probe"]
+        self._gradients.load_state_dict(pilot["gradients"], self._parameters)
+        for name in _COUNTS:
+            setattr(self, f"_{name}", pilot[name])
+        self._updated, self._corrections = list(pilot["updated"]), list(pilot["corrections"])
+        self._interval = self._clock.interval(self._run.decision - int(self._over))
+        if self._snapshot_device is not None:
+            self._snapshot = self._new_snapshot()
+            if pilot["snapshot"] is not None:
+                self._snapshot.load_state_dict(pilot["snapshot"])
+        self._written = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+        name = OPTIMIZER_NAMES[self._run.hyperparameters.optimizer[0]]
+        self.state = self._optimizers.use(name)
+
+
+#: What is counted and noted beside, by the names of the attributes.
+_COUNTS = ("steps", "updates", "good_updates", "over", "said_over")
+
+
+def _scalar(loss: Tensor | float) -> Tensor | float:
+    if isinstance(loss, Tensor):
+        require(loss.numel() == 1, "a pilot's loss must be one number", f"{loss.numel()} of them")
+        return loss.reshape(())
+    return loss
+
+
+def _valid(loss: float | Tensor, accuracy: float | Tensor | None) -> Valid:
+    value = float(loss)
+    # Not a number would say that there is no validation set.
+    return Valid(
+        float("inf") if np.isnan(value) else value,
+        float("nan") if accuracy is None else float(accuracy),
+    )

@@ -1,0 +1,176 @@
+"""Attaches a controller to the training of a model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from trainpilot.agents.controller import Controller
+from trainpilot.agents.pilot.clock import Clock
+from trainpilot.agents.pilot.fallback import WithFallback
+from trainpilot.agents.pilot.groups import parameter_groups
+from trainpilot.agents.pilot.optimizer import PilotOptimizer
+from trainpilot.agents.pilot.training_run import TrainingRun
+from trainpilot.agents.policy import PolicyController
+from trainpilot.agents.policy_file import load_policy
+from trainpilot.envs.config import BoundsConfig, EnvConfig, GuardConfig
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.inner_tasks.errors import require
+
+#: Where a policy's distance is larger than in all but a few of the decisions on tasks that it
+#: was not trained on.
+FARTHEST = 2.5
+
+_SNAPSHOTS = ("beside", "cpu")
+
+
+class Pilot:
+    """A learned policy, or any other controller, for training loops.
+
+    Args:
+        controller: decides.
+        farthest: distance from what a policy was trained on beyond which a straight line to 0
+            decides on the learning rate in its place; None for never (default: 2.5).
+    """
+
+    def __init__(self, controller: Controller, farthest: float | None = FARTHEST) -> None:
+        self._controller = controller
+        self._rhythm = (30, 10)
+        self._optimizers: list[str] = []
+        if isinstance(controller, PolicyController):
+            self._rhythm = controller.rhythm
+            self._optimizers = controller.optimizers
+        if farthest is not None and isinstance(controller, PolicyController):
+            self._controller = WithFallback(controller, farthest)
+
+    @classmethod
+    def load(cls, policy: str = "default", farthest: float | None = FARTHEST) -> Self:
+        """A pilot with a learned policy.
+
+        Args:
+            policy: "default" for the one that ships, or the path of a `policy.safetensors`.
+            farthest: as the class has it.
+
+        Raises:
+            TrainpilotError: if the file is missing, cut short, not a policy, or made for another
+                observation schema.
+        """
+        return cls(load_policy(policy), farthest)
+
+    def attach(
+        self,
+        model: nn.Module,
+        total_steps: int | None = None,
+        *,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]] | None = None,
+        lr: float = 1e-3,
+        optimizer: str = "adam",
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        gradient_clip: float = math.inf,
+        batch_size: int = 1,
+        validate: Callable[[], float | tuple[float, float]] | None = None,
+        on_decision: Callable[[dict[str, Any]], None] | None = None,
+        decisions: int | None = None,
+        measured_steps: int | None = None,
+        decide_every: int = 100,
+        bounds: BoundsConfig | None = None,
+        guard: GuardConfig | None = None,
+        snapshot: str | None = "beside",
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        seed: int = 0,
+    ) -> PilotOptimizer:
+        """An optimizer for a model, whose hyperparameters this pilot sets.
+
+        Args:
+            model: to train; its buffers are rolled back together with its parameters.
+            total_steps: calls of `step` in the whole training (default: not known; the policy
+                then decides every `decide_every` steps and does not know its horizon).
+            params: parameters, or groups of them with learning rates and weight decays of their
+                own, whose ratios are kept (default: those of the model that need gradients).
+            lr: learning rate to begin with, > 0.
+            optimizer: to begin with.
+            weight_decay: decoupled, to begin with, >= 0.
+            momentum: SGD's momentum and Adam's beta1, to begin with, in [0, 1).
+            gradient_clip: largest norm of the gradient, to begin with, > 0; infinite for none.
+            batch_size: batches whose mean gradient makes an update, to begin with, at least 1.
+            validate: gives the loss, or loss and accuracy, on a validation set; called at every
+                decision, without gradients. `observe` tells the same when it suits you.
+            on_decision: called with the record of a decision once it is known what came of it, for
+                loggers; `decisions.parquet` has the same fields.
+            decisions: in the whole training, at least 1 (default: what the policy was trained
+                for; 30 for another controller).
+            measured_steps: of those between two decisions, at least 1 (default: likewise, 10).
+            decide_every: steps between two decisions where `total_steps` is not known.
+            bounds: hard ranges of the hyperparameters (default: those of `BoundsConfig`).
+            guard: when a training has gone wrong (default: that of `GuardConfig`).
+            snapshot: where the copy lies that a training is rolled back to: "beside" the model,
+                on the "cpu", or None for no copy; then what diverges ends.
+            foreach: as torch's optimizers have it.
+            fused: likewise, for those of them that have it.
+            seed: for a controller that draws at random.
+
+        Raises:
+            TrainpilotError: if there is nothing to train, or an argument is out of range.
+        """
+        at_least_one = {
+            "decisions": decisions,
+            "measured_steps": measured_steps,
+            "decide_every": decide_every,
+            "total_steps": total_steps,
+            "batch_size": batch_size,
+        }
+        for name, value in at_least_one.items():
+            require(value is None or value >= 1, f"{name} must be at least 1", value)
+        require(lr > 0, "lr must be above 0", lr)
+        require(gradient_clip > 0, "gradient_clip must be above 0", gradient_clip)
+        require(weight_decay >= 0, "weight_decay must be at least 0", weight_decay)
+        require(0 <= momentum < 1, "momentum must lie in [0, 1)", momentum)
+        require(
+            snapshot is None or snapshot in _SNAPSHOTS,
+            "snapshot must be 'beside', 'cpu' or None",
+            snapshot,
+        )
+        bounds = BoundsConfig() if bounds is None else bounds
+        guard = GuardConfig() if guard is None else guard
+        if snapshot is None:
+            guard = dataclasses.replace(guard, on_divergence="end")
+        EnvConfig(bounds=bounds, guard=guard).validate()
+        start = Hyperparameters.full(
+            1,
+            learning_rate=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            gradient_clip=gradient_clip,
+            batch_size=batch_size,
+            optimizer=optimizer,
+        )
+        groups = parameter_groups(model, params, start)
+        clock = Clock(
+            total_steps,
+            self._rhythm[0] if decisions is None else decisions,
+            self._rhythm[1] if measured_steps is None else measured_steps,
+            decide_every,
+        )
+        # A controller remembers the run that it decides on: each has one of its own.
+        controller = copy.deepcopy(self._controller)
+        run = TrainingRun(controller, start, clock, bounds, guard, seed)
+        return PilotOptimizer(
+            model,
+            groups,
+            run,
+            clock,
+            # Those that a policy may switch to.
+            warm=sorted({*self._optimizers, optimizer}) if self._optimizers else [],
+            validate=validate,
+            on_decision=on_decision,
+            snapshot=snapshot if guard.on_divergence == "roll_back" else None,
+            foreach=foreach,
+            fused=fused,
+        )
