@@ -201,7 +201,7 @@ class TrainingRun:
         (text,) = done.texts(decided_rate)
         self.records[-1] |= {
             "train_loss": self._train_loss,
-            "valid_loss": self.valid.loss,
+            "valid_loss": None if np.isnan(self.valid.loss) else self.valid.loss,
             "intervention": text,
         }
         return Judgement(

@@ -1,0 +1,360 @@
+"""The pilot as an optimizer in somebody's training loop."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from trainpilot import Pilot, TrainpilotError
+from trainpilot.agents.heuristics import Constant
+from trainpilot.agents.pilot.optimizer import DivergedError
+from trainpilot.agents.policy import PolicyController, make_policy
+from trainpilot.agents.schedules import OneCycle
+from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.config import ActionConfig, GuardConfig
+
+
+class Net(nn.Module):
+    """A small classifier with all that a snapshot must keep."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout(0.2)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        return self.last(self.drop(torch.relu(self.norm(self.first(inputs)))))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+def batches(n_batches, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n_batches):
+        inputs = torch.randn(16, 4, generator=generator)
+        yield inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+
+
+def train(model, optimizer, data):
+    losses = []
+    for inputs, targets in data:
+        loss = functional.cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(loss=loss)
+        losses.append(loss.item())
+    return losses
+
+
+def switching_policy():
+    """An untrained policy that changes its mind, the optimizer's too."""
+    torch.manual_seed(3)
+    spec = ActionSpec(ActionConfig())
+    networks = make_policy(spec, [8])
+    with torch.no_grad():
+        for parameter in networks.action_net.parameters():
+            parameter.mul_(300)
+    return PolicyController(networks, spec)
+
+
+TORCH = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9),
+    "nesterov": lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9, nesterov=True),
+    "adam": lambda params: torch.optim.AdamW(params, lr=0.02, weight_decay=0.1),
+    "rmsprop": lambda params: torch.optim.RMSprop(params, lr=0.02),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_a_constant_pilot_is_the_optimizer_of_torch(name, net):
+    twin = copy.deepcopy(net)
+    decay = 0.1 if name == "adam" else 0.0
+    pilot = Pilot(Constant(name, 0.02, weight_decay=decay))
+    ours = pilot.attach(net, 90, optimizer=name, lr=0.02, weight_decay=decay)
+    theirs = TORCH[name](twin.parameters())
+    torch.manual_seed(5)
+    train(net, ours, batches(90))
+    torch.manual_seed(5)
+    for inputs, targets in batches(90):
+        theirs.zero_grad()
+        functional.cross_entropy(twin(inputs), targets).backward()
+        theirs.step()
+    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_a_run_of_any_length_makes_the_decisions_that_the_policy_learned_with(net):
+    optimizer = Pilot.load().attach(net, total_steps=1000)
+    train(net, optimizer, batches(1000))
+    records = optimizer.decisions
+    assert [record["step"] for record in records] == [number * 1000 // 30 for number in range(30)]
+    assert all(math.isfinite(record["train_loss"]) for record in records)
+    # No validation set was told of: its features are 0, and so is the one that says so.
+    assert not any(np.array([record["observation"] for record in records])[:, 16:23].any(1))
+
+
+@pytest.mark.parametrize("make", [switching_policy, lambda: OneCycle("adam", 0.02)])
+@pytest.mark.parametrize("stop", [1, 37, 60])
+def test_a_training_goes_on_to_the_last_bit_after_save_kill_and_load(make, stop):
+    def begun():
+        torch.manual_seed(0)
+        model = Net()
+        return model, Pilot(make()).attach(
+            model, 90, decisions=9, lr=0.1, guard=GuardConfig(max_train_loss_ratio=1.05)
+        )
+
+    model, optimizer = begun()
+    expected = train(model, optimizer, batches(90))
+
+    model, optimizer = begun()
+    data = list(batches(90))
+    before = train(model, optimizer, data[:stop])
+    file = io.BytesIO()
+    states = model.state_dict(), optimizer.state_dict(), torch.get_rng_state()
+    torch.save(states, file)
+    file.seek(0)
+    weights, state, random = torch.load(file, weights_only=True)
+    model, optimizer = begun()
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(state)
+    torch.set_rng_state(random)
+    assert before + train(model, optimizer, data[stop:]) == expected
+
+
+def test_groups_keep_what_sets_them_apart(net):
+    groups = [
+        {"params": net.first.parameters(), "lr": 1e-4},
+        {"params": [*net.norm.parameters(), net.last.bias], "weight_decay": 0.0},
+        {"params": [net.last.weight]},
+    ]
+    optimizer = Pilot(switching_policy()).attach(net, 90, params=groups, weight_decay=0.01)
+    train(net, optimizer, batches(50))
+    slow, undecayed, plain = optimizer.param_groups
+    assert plain["lr"] != 1e-3
+    assert slow["lr"] == pytest.approx(0.1 * plain["lr"])
+    assert undecayed["weight_decay"] == 0 != plain["weight_decay"]
+
+
+def test_a_group_added_later_is_trained(net):
+    optimizer = Pilot.load().attach(net, 90, params=net.first.parameters())
+    data = list(batches(60))
+    train(net, optimizer, data[:30])
+    before = net.last.weight.detach().clone()
+    rate = optimizer.param_groups[0]["lr"]
+    optimizer.add_param_group({"params": net.last.parameters(), "lr": 0.01})
+    train(net, optimizer, data[30:])
+    assert not torch.equal(net.last.weight, before)
+    ratio = optimizer.param_groups[1]["lr"] / optimizer.param_groups[0]["lr"]
+    assert ratio == pytest.approx(0.01 / rate)
+
+
+def test_frozen_parameters_stay(net):
+    net.first.requires_grad_(False)
+    before = copy.deepcopy(net.first.state_dict())
+    optimizer = Pilot.load().attach(net, 60, weight_decay=0.1)
+    train(net, optimizer, batches(60))
+    for name, value in net.first.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_a_learning_rate_set_from_outside_is_where_the_next_decision_starts(net):
+    optimizer = Pilot.load().attach(net, 90)
+    data = list(batches(90))
+    train(net, optimizer, data[:31])
+    for group in optimizer.param_groups:
+        group["lr"] = 5e-5
+    train(net, optimizer, data[31:32])
+    assert optimizer.param_groups[0]["lr"] == 5e-5
+    train(net, optimizer, data[32:33])
+    assert optimizer.decisions[-1]["learning_rate_before"] == pytest.approx(5e-5)
+
+
+def test_a_scheduler_of_torch_works_on_top(net):
+    optimizer = Pilot(Constant("adam", 0.01)).attach(net, 90, lr=0.01)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 0.5, 1)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+    train(net, optimizer, batches(2))
+    scheduler.step()
+
+
+@pytest.mark.parametrize("snapshot", ["beside", "cpu"])
+def test_what_explodes_goes_back_to_the_last_good_state(snapshot, net):
+    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9, snapshot=snapshot)
+    data = list(batches(90))
+    train(net, optimizer, data[:30])
+    good = copy.deepcopy(net.state_dict())
+    with torch.no_grad():
+        net.last.weight.fill_(torch.nan)
+    train(net, optimizer, data[30:40])
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, good[name], rtol=0, atol=0)
+    assert "rolled back: train loss is not finite" in optimizer.decisions[3]["intervention"]
+    losses = train(net, optimizer, data[40:])
+    assert np.isfinite(losses).all()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
+
+
+def test_what_diverges_for_good_ends_with_the_model_as_it_was(net):
+    guard = GuardConfig(max_roll_backs=0)
+    optimizer = Pilot.load().attach(net, 90, decisions=9, guard=guard)
+    data = list(batches(20))
+    train(net, optimizer, data[:10])
+    good = copy.deepcopy(net.state_dict())
+    net.last.weight.data.fill_(torch.inf)
+    with pytest.raises(DivergedError, match="as it was when all was well"):
+        train(net, optimizer, data[10:])
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, good[name], rtol=0, atol=0)
+
+
+def test_without_a_snapshot_what_diverges_ends_at_once(net):
+    optimizer = Pilot.load().attach(net, 90, decisions=9, snapshot=None)
+    net.last.weight.data.fill_(torch.inf)
+    with pytest.raises(DivergedError, match="the model is left as it is"):
+        train(net, optimizer, batches(10))
+
+
+def test_a_validation_set_may_come_late_and_go_unchecked(net):
+    optimizer = Pilot.load().attach(net, 90, decisions=9)
+    data = list(batches(90))
+    train(net, optimizer, data[:35])
+    optimizer.observe(valid_loss=torch.tensor(0.7), valid_accuracy=0.5)
+    train(net, optimizer, data[35:])
+    observations = np.array([record["observation"] for record in optimizer.decisions])
+    assert observations[:, 16].tolist() == [0] * 4 + [1] * 5
+    # Nothing can be said of a change before there are two.
+    np.testing.assert_allclose(observations[4, 18:21], 0, atol=1e-6)
+    assert observations[5, 22] == 0.5
+    assert optimizer.decisions[5]["valid_loss"] == pytest.approx(0.7)
+
+
+def test_validate_is_called_at_every_decision(net):
+    calls = []
+
+    def validate():
+        calls.append(torch.is_grad_enabled())
+        return 1.0 / len(calls)
+
+    optimizer = Pilot.load().attach(net, 60, decisions=6, validate=validate)
+    train(net, optimizer, batches(60))
+    # Before the first step, and after each decision's.
+    assert calls == [False] * 7
+    assert [record["valid_loss"] for record in optimizer.decisions] == [
+        1 / number for number in range(2, 8)
+    ]
+
+
+def test_without_a_length_it_decides_from_time_to_time(net):
+    optimizer = Pilot.load().attach(net, decide_every=20)
+    train(net, optimizer, batches(100))
+    assert [record["step"] for record in optimizer.decisions] == [0, 20, 40, 60, 80, 100]
+    assert all(record["observation"][0] == 0 for record in optimizer.decisions)
+
+
+def test_after_its_length_it_holds_what_it_has_and_says_so_once(net):
+    optimizer = Pilot.load().attach(net, 30)
+    data = list(batches(40))
+    train(net, optimizer, data[:30])
+    rate = optimizer.param_groups[0]["lr"]
+    with pytest.warns(UserWarning, match="goes on after the total_steps .* 30") as warned:
+        train(net, optimizer, data[30:])
+    assert len(warned) == 1
+    assert optimizer.param_groups[0]["lr"] == rate
+    assert len(optimizer.decisions) == 30
+
+
+def test_where_the_policy_does_not_know_its_way_a_straight_line_decides(net):
+    pilot = Pilot.load(farthest=1e-3)
+    optimizer = pilot.attach(net, 60, decisions=6, lr=0.01)
+    train(net, optimizer, batches(60))
+    assert all(record["overruled"] for record in optimizer.decisions)
+    rates = [record["learning_rate"] for record in optimizer.decisions]
+    np.testing.assert_allclose(rates, 0.01 * (1 - np.arange(6) / 6))
+    never = Pilot.load(farthest=None).attach(net, 60, decisions=6)
+    train(net, never, batches(60))
+    assert not any(record["overruled"] for record in never.decisions)
+
+
+def test_closures_scalers_and_autocast(net):
+    optimizer = Pilot(Constant("adam", 1e-2)).attach(net, 60, decisions=6)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    twin = copy.deepcopy(net)
+    plain = Pilot(Constant("adam", 1e-2)).attach(twin, 60, decisions=6)
+    for number, (inputs, targets) in enumerate(batches(60)):
+        torch.manual_seed(number)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = functional.cross_entropy(net(inputs), targets)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer, loss=loss)
+        scaler.update()
+
+        def closure(number=number, inputs=inputs, targets=targets):
+            torch.manual_seed(number)
+            plain.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = functional.cross_entropy(twin(inputs), targets)
+            loss.backward()
+            return loss
+
+        assert plain.step(closure).item() == pytest.approx(loss.item(), abs=0.1)
+    for one, other in zip(optimizer.decisions, plain.decisions, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.1)
+
+
+@pytest.mark.parametrize("how", [{"foreach": True}, {"fused": True}])
+def test_paths_of_torch_give_the_same(how, net):
+    twin = copy.deepcopy(net)
+    for model, more in ((net, {}), (twin, how)):
+        torch.manual_seed(2)
+        optimizer = Pilot(switching_policy()).attach(model, 60, decisions=6, **more)
+        train(model, optimizer, batches(60))
+    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_trainings_of_one_pilot_do_not_disturb_each_other(net):
+    pilot = Pilot(switching_policy())
+    models = [net, copy.deepcopy(net)]
+    optimizers = [pilot.attach(model, 60, decisions=6) for model in models]
+    for batch in batches(60):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            torch.manual_seed(0)
+            train(model, optimizer, [batch])
+    one, other = (optimizer.decisions for optimizer in optimizers)
+    assert one == other
+
+
+def test_bad_input_is_refused_in_a_sentence(net):
+    pilot = Pilot.load()
+    with pytest.raises(TrainpilotError, match="parameters that require gradients; given: ReLU"):
+        pilot.attach(nn.ReLU())
+    optimizer = pilot.attach(net, 60)
+    with pytest.raises(TrainpilotError, match="needs the loss of the batch"):
+        optimizer.step()
+    with pytest.raises(TrainpilotError, match=r"loss.backward\(\) comes before it"):
+        optimizer.step(loss=1.0)
+    functional.cross_entropy(net(torch.zeros(2, 4)), torch.tensor([0, 1])).backward()
+    with pytest.raises(TrainpilotError, match="one number; given: 3 of them"):
+        optimizer.step(loss=torch.ones(3))
+    with pytest.raises(TrainpilotError, match="state of a pilot's optimizer; given"):
+        optimizer.load_state_dict(torch.optim.Adam(net.parameters()).state_dict())
+    with pytest.raises(TrainpilotError, match="total_steps must be at least 1; given: 0"):
+        pilot.attach(net, 0)
+    with pytest.raises(TrainpilotError, match="snapshot must be 'beside', 'cpu' or None; given"):
+        pilot.attach(net, 60, snapshot="disk")
+    with pytest.raises(TrainpilotError, match="farthest must be above 0"):
+        Pilot.load(farthest=0)
