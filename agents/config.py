@@ -135,7 +135,9 @@ class DeployConfig:
         task: the task to train, as `_target_` and its arguments.
         controller: who decides: one entry, by name.
         policy: "default", or the path of a `policy.safetensors`.
-        env: the environment.
+        env: budget, start, bounds and guard of the training.
+        farthest: distance from what the policy was trained on beyond which a straight line to 0
+            decides on the learning rate in its place; null for never.
         seed: of initial weights and data order.
     """
 
@@ -143,6 +145,7 @@ class DeployConfig:
     controller: dict[str, Any] = field(default_factory=dict)
     policy: str = "default"
     env: EnvConfig = field(default_factory=EnvConfig)
+    farthest: float | None = 2.5
     seed: int = 0
 
 

@@ -10,9 +10,9 @@ from trainpilot.agents.controllers import make_controllers
 from trainpilot.agents.files import atomic_path, write_json
 from trainpilot.agents.hydra_app import output_folder, run_app, say, typed
 from trainpilot.agents.picture import draw_runs
+from trainpilot.agents.pilot.on_task import train_on_task
 from trainpilot.agents.progress import ProgressBar
 from trainpilot.agents.records import write_decisions
-from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.run import Run
 from trainpilot.inner_tasks.catalogue import make_task
 from trainpilot.inner_tasks.errors import TrainpilotError, require
@@ -34,8 +34,16 @@ def deploy(config: DeployConfig) -> None:
             done += 1
             progress.update(done)
 
-        rollout = roll_out(task, controllers, [config.seed], config.env, advance)
-    run = rollout.runs[0]
+        ((name, controller),) = controllers.items()
+        run, model = train_on_task(
+            task,
+            controller,
+            config.seed,
+            config.env,
+            name=name,
+            farthest=config.farthest,
+            on_decision=advance,
+        )
     # An earlier deployment's result must not stand beside this one's decisions.
     for name in ("model.safetensors", "deployment.json"):
         (folder / name).unlink(missing_ok=True)
@@ -47,7 +55,9 @@ def deploy(config: DeployConfig) -> None:
             f"{run.samples[-1]:,} samples (its decisions are in {folder})"
         )
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(rollout.weights(0), temporary, {"task": task.name})
+        # Weights that a model ties together are written for each of their names.
+        weights = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+        save_file(weights, temporary, {"task": task.name})
     write_json(
         folder / "deployment.json",
         {
@@ -56,6 +66,7 @@ def deploy(config: DeployConfig) -> None:
             "seed": run.seed,
             "samples": run.samples[-1],
             "roll_backs": run.roll_backs,
+            "overruled": sum(bool(record["overruled"]) for record in run.decisions),
             "final_valid_loss": run.valid_loss[-1],
             "final_test_loss": run.test_loss,
             "test_metrics": run.test_metrics,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainpilot.envs.data_order import data_order
+from trainpilot.envs.devices import device_of
 from trainpilot.envs.evaluating import observed_sample
 from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
@@ -30,7 +31,7 @@ from trainpilot.envs.schedule import STEP_SCALARS, Plan, Schedule, step_keys
 from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
 from trainpilot.envs.starting import Setting, Trial, choose_trainer, refusing
 from trainpilot.envs.trainer import Orders, RunState
-from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
+from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_size
 
 #: Rows in a tile, at most. More no longer spreads a call's fixed cost noticeably thinner, and
@@ -97,7 +98,7 @@ class Engine:
         self.task = task
         self.n_runs = n_runs
         self.n_micro_batches = n_micro_batches
-        self._device = _device(device)
+        self._device = device_of(device)
         self._max_batch_size = max_batch_size
         self._menu = menu(optimizers)
         # A graphics processor wants all rows at once, a core as many as stay near it.
@@ -416,15 +417,3 @@ class Engine:
         """The weights of one run, as `task.make_model().load_state_dict` takes them."""
         buffers = {name: value[row].cpu() for name, value in self._state.buffers.items()}
         return self._model.state_dict(self._state.parameters[row].cpu(), buffers)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TrainpilotError(
-            f"the device must be 'cpu', or 'cuda' where there is one; given: {name} "
-            f"({first_line(error)})"
-        ) from error
-    return device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -105,9 +105,9 @@ def choose_trainer(
             "values and random numbers drawn by hand do not"
         )
         warnings.warn(report, stacklevel=4)
-        _check_losses(setting.task, losses)
+        check_losses(setting.task, losses)
         return mapped, report
-    _check_losses(setting.task, losses)
+    check_losses(setting.task, losses)
     if compiled is False:
         return mapped, "inner steps are not compiled, as configured"
     native = _native(setting, mapped, varied, trusted)
@@ -205,7 +205,12 @@ def _first_losses(trainer: Trainer, first: Trial) -> dict[str, float]:
     return {"valid": valid.loss[0], "outer_valid": outer_valid.loss[0], "train": train[0, 0]}
 
 
-def _check_losses(task: InnerTask, losses: dict[str, float]) -> None:
+def check_losses(task: InnerTask, losses: Mapping[str, float]) -> None:
+    """Check the losses at the initial weights, by the name of the split.
+
+    Raises:
+        TrainpilotError: if one is not finite and above 0.
+    """
     for where, loss in losses.items():
         require(
             bool(np.isfinite(loss)) and loss > 0,

@@ -15,10 +15,12 @@ from trainpilot.agents.pilot.pilot import Pilot
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.data_order import data_order
+from trainpilot.envs.devices import device_of
 from trainpilot.envs.evaluating import observed_sample
 from trainpilot.envs.initial_weights import InitialWeights
 from trainpilot.envs.inner_runs import draw_start, run_generator
-from trainpilot.inner_tasks.protocol import InnerTask, Split
+from trainpilot.envs.starting import check_losses, refusing
+from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_size
 
 
 def train_on_task(
@@ -39,7 +41,8 @@ def train_on_task(
         task: gives model, data and loss.
         controller: decides.
         seed: of weights, data order and dropout.
-        config: budget, start, bounds and guard of the environment.
+        config: budget, start, bounds, guard and device of the environment; the rest is the
+            engine's.
         name: of the controller, for the record.
         farthest: as `Pilot` has it (default: None).
         on_decision: called when it is known what came of a decision.
@@ -48,11 +51,14 @@ def train_on_task(
         The finished run and the trained model.
     """
     config.validate()
-    device = torch.device(config.device)
-    with torch.random.fork_rng(devices=[]):
-        model = InitialWeights(task).model(seed).to(device)
+    device = device_of(config.device)
+    check_micro_batch_size(task.name, task.micro_batch_size, len(task.splits.train.inputs))
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
+        with refusing(task):
+            model = InitialWeights(task).model(seed).to(device)
+            loop = _Loop(task, model, config, Run(task.name, name, seed, 0), on_decision)
+            loop.check()
         torch.manual_seed(seed)
-        loop = _Loop(task, model, config, Run(task.name, name, seed, 0), on_decision)
         loop.train(Pilot(controller, farthest), seed)
     return loop.run, model
 
@@ -75,11 +81,18 @@ class _Loop:
         self._step = 0
         run.budget = config.n_micro_batches * task.micro_batch_size
         self.run = run
-        self._device = torch.device(config.device)
+        self._device = device_of(config.device)
         splits = task.splits
         self._train_split = self._moved(splits.train)
         self._valid = self._moved(observed_sample(splits.valid, config.evaluation_size))
         self._outer = self._moved(observed_sample(splits.outer_valid, config.evaluation_size))
+
+    def check(self) -> None:
+        """Refuse what cannot be trained before anything is."""
+        first = Split(*(part[: self._task.micro_batch_size] for part in self._train_split))
+        splits = {"valid": self._valid, "outer_valid": self._outer, "train": first}
+        losses = {name: self._evaluate(split)[0] for name, split in splits.items()}
+        check_losses(self._task, losses)
 
     def train(self, pilot: Pilot, seed: int) -> None:
         """Train to the end of the budget, or until the guard ends it."""
