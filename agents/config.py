@@ -145,7 +145,7 @@ class DeployConfig:
     controller: dict[str, Any] = field(default_factory=dict)
     policy: str = "default"
     env: EnvConfig = field(default_factory=EnvConfig)
-    farthest: float | None = 2.5
+    farthest: float | None = 2.0
     seed: int = 0
 
 

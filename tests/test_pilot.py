@@ -5,15 +5,20 @@ from __future__ import annotations
 import copy
 import io
 import math
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import data, integers, sampled_from
 from torch import nn
 from torch.nn import functional
 
 from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.heuristics import Constant
+from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.optimizer import DivergedError
 from trainpilot.agents.policy import PolicyController, make_policy
 from trainpilot.agents.schedules import OneCycle
@@ -120,8 +125,8 @@ def test_a_training_goes_on_to_the_last_bit_after_save_kill_and_load(make, stop)
     expected = train(model, optimizer, batches(90))
 
     model, optimizer = begun()
-    data = list(batches(90))
-    before = train(model, optimizer, data[:stop])
+    stream = list(batches(90))
+    before = train(model, optimizer, stream[:stop])
     file = io.BytesIO()
     states = model.state_dict(), optimizer.state_dict(), torch.get_rng_state()
     torch.save(states, file)
@@ -131,7 +136,7 @@ def test_a_training_goes_on_to_the_last_bit_after_save_kill_and_load(make, stop)
     model.load_state_dict(weights)
     optimizer.load_state_dict(state)
     torch.set_rng_state(random)
-    assert before + train(model, optimizer, data[stop:]) == expected
+    assert before + train(model, optimizer, stream[stop:]) == expected
 
 
 def test_groups_keep_what_sets_them_apart(net):
@@ -150,12 +155,12 @@ def test_groups_keep_what_sets_them_apart(net):
 
 def test_a_group_added_later_is_trained(net):
     optimizer = Pilot.load().attach(net, 90, params=net.first.parameters())
-    data = list(batches(60))
-    train(net, optimizer, data[:30])
+    stream = list(batches(60))
+    train(net, optimizer, stream[:30])
     before = net.last.weight.detach().clone()
     rate = optimizer.param_groups[0]["lr"]
     optimizer.add_param_group({"params": net.last.parameters(), "lr": 0.01})
-    train(net, optimizer, data[30:])
+    train(net, optimizer, stream[30:])
     assert not torch.equal(net.last.weight, before)
     ratio = optimizer.param_groups[1]["lr"] / optimizer.param_groups[0]["lr"]
     assert ratio == pytest.approx(0.01 / rate)
@@ -172,13 +177,13 @@ def test_frozen_parameters_stay(net):
 
 def test_a_learning_rate_set_from_outside_is_where_the_next_decision_starts(net):
     optimizer = Pilot.load().attach(net, 90)
-    data = list(batches(90))
-    train(net, optimizer, data[:31])
+    stream = list(batches(90))
+    train(net, optimizer, stream[:31])
     for group in optimizer.param_groups:
         group["lr"] = 5e-5
-    train(net, optimizer, data[31:32])
+    train(net, optimizer, stream[31:32])
     assert optimizer.param_groups[0]["lr"] == 5e-5
-    train(net, optimizer, data[32:33])
+    train(net, optimizer, stream[32:33])
     assert optimizer.decisions[-1]["learning_rate_before"] == pytest.approx(5e-5)
 
 
@@ -193,16 +198,16 @@ def test_a_scheduler_of_torch_works_on_top(net):
 @pytest.mark.parametrize("snapshot", ["beside", "cpu"])
 def test_what_explodes_goes_back_to_the_last_good_state(snapshot, net):
     optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9, snapshot=snapshot)
-    data = list(batches(90))
-    train(net, optimizer, data[:30])
+    stream = list(batches(90))
+    train(net, optimizer, stream[:30])
     good = copy.deepcopy(net.state_dict())
     with torch.no_grad():
         net.last.weight.fill_(torch.nan)
-    train(net, optimizer, data[30:40])
+    train(net, optimizer, stream[30:40])
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, good[name], rtol=0, atol=0)
     assert "rolled back: train loss is not finite" in optimizer.decisions[3]["intervention"]
-    losses = train(net, optimizer, data[40:])
+    losses = train(net, optimizer, stream[40:])
     assert np.isfinite(losses).all()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
 
@@ -210,12 +215,12 @@ def test_what_explodes_goes_back_to_the_last_good_state(snapshot, net):
 def test_what_diverges_for_good_ends_with_the_model_as_it_was(net):
     guard = GuardConfig(max_roll_backs=0)
     optimizer = Pilot.load().attach(net, 90, decisions=9, guard=guard)
-    data = list(batches(20))
-    train(net, optimizer, data[:10])
+    stream = list(batches(20))
+    train(net, optimizer, stream[:10])
     good = copy.deepcopy(net.state_dict())
     net.last.weight.data.fill_(torch.inf)
     with pytest.raises(DivergedError, match="as it was when all was well"):
-        train(net, optimizer, data[10:])
+        train(net, optimizer, stream[10:])
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, good[name], rtol=0, atol=0)
 
@@ -229,10 +234,10 @@ def test_without_a_snapshot_what_diverges_ends_at_once(net):
 
 def test_a_validation_set_may_come_late_and_go_unchecked(net):
     optimizer = Pilot.load().attach(net, 90, decisions=9)
-    data = list(batches(90))
-    train(net, optimizer, data[:35])
+    stream = list(batches(90))
+    train(net, optimizer, stream[:35])
     optimizer.observe(valid_loss=torch.tensor(0.7), valid_accuracy=0.5)
-    train(net, optimizer, data[35:])
+    train(net, optimizer, stream[35:])
     observations = np.array([record["observation"] for record in optimizer.decisions])
     assert observations[:, 16].tolist() == [0] * 4 + [1] * 5
     # Nothing can be said of a change before there are two.
@@ -266,11 +271,11 @@ def test_without_a_length_it_decides_from_time_to_time(net):
 
 def test_after_its_length_it_holds_what_it_has_and_says_so_once(net):
     optimizer = Pilot.load().attach(net, 30)
-    data = list(batches(40))
-    train(net, optimizer, data[:30])
+    stream = list(batches(40))
+    train(net, optimizer, stream[:30])
     rate = optimizer.param_groups[0]["lr"]
     with pytest.warns(UserWarning, match="goes on after the total_steps .* 30") as warned:
-        train(net, optimizer, data[30:])
+        train(net, optimizer, stream[30:])
     assert len(warned) == 1
     assert optimizer.param_groups[0]["lr"] == rate
     assert len(optimizer.decisions) == 30
@@ -358,3 +363,30 @@ def test_bad_input_is_refused_in_a_sentence(net):
         pilot.attach(net, 60, snapshot="disk")
     with pytest.raises(TrainpilotError, match="farthest must be above 0"):
         Pilot.load(farthest=0)
+
+
+def test_the_loop_of_the_readme_trains(net):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code = readme.split("<!-- pilot -->\n```python\n")[1].split("```")[0]
+    names = {"model": net, "loader": list(batches(40)), "loss_fn": functional.cross_entropy}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["optimizer"].decisions[0]["learning_rate"] > 0
+
+
+@given(total=integers(1, 5000), decisions=integers(1, 60), measured=integers(1, 20), data=data())
+def test_a_run_is_cut_into_intervals_without_gaps(total, decisions, measured, data):
+    clock = Clock(total, decisions, measured, 100)
+    intervals = [clock.interval(number) for number in range(clock.decisions)]
+    assert intervals[0].first == 0
+    assert intervals[-1].end == total
+    for one, other in pairwise(intervals):
+        assert one.end == other.first
+    lengths = {interval.end - interval.first for interval in intervals}
+    assert max(lengths) - min(lengths) <= 1
+    some = data.draw(sampled_from(intervals))
+    assert len(some.measured) == min(measured, some.end - some.first)
+    assert some.measured[-1] == some.end - 1
+    assert list(some.measured) == sorted(set(some.measured))
+    assert some.measured[0] >= some.first
+    assert clock.is_over(clock.decisions)
+    assert clock.progress(clock.decisions) == 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainpilot.envs.signals import StepSums
+from trainpilot.inner_tasks.errors import TrainpilotError
 
 
 class Step(NamedTuple):
@@ -17,8 +18,8 @@ class Step(NamedTuple):
 
     Attributes:
         parameters: those that have a gradient.
-        gradients: of these, of this step's batch alone.
-        before: copies of these parameters as they were.
+        gradients: of these, of this step's batch alone, as `_vectors`.
+        before: these parameters as they were, likewise.
         sums: what is known before the update.
     """
 
@@ -44,29 +45,27 @@ class Probe:
 
         Args:
             loss: of its batch.
-            parameters: all that are trained; those without a gradient stay out.
+            parameters: all that are trained; those without a gradient have no part but in the
+                norm of the parameters.
             mean: gives the mean gradient of a parameter so far; None for zeros.
         """
         moving = [parameter for parameter in parameters if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in moving if parameter.grad is not None]
-        zero = torch.zeros((), dtype=torch.float64, device=moving[0].device)
-        pairs = [
-            (gradient, own)
-            for gradient, parameter in zip(gradients, moving, strict=True)
-            if (own := mean(parameter)) is not None
-        ]
-        value = torch.as_tensor(loss, dtype=torch.float64, device=zero.device).detach()
-        known = [other for _, other in pairs]
+        still = [parameter for parameter in parameters if parameter.grad is None]
+        gradients = _vectors([_dense(parameter) for parameter in moving])
+        before = _vectors(moving, copied=True)
+        means = _vectors([_known(mean(parameter), parameter) for parameter in moving])
+        length = _product(before, before)
         sums = [
-            value,
+            torch.as_tensor(loss, dtype=torch.float64, device=length.device).detach(),
             _product(gradients, gradients),
-            # All of them: those without a gradient are part of the model too.
-            _product(parameters, parameters),
-            _product([one for one, _ in pairs], known) if pairs else zero,
-            _product(gradients, moving),
-            _product(known, known) if pairs else zero,
+            length + _square(still) if still else length,
+            _product(gradients, means),
+            _product(gradients, before),
+            _product(means, means) + _square(known)
+            if (known := [own for one in still if (own := mean(one)) is not None])
+            else _product(means, means),
         ]
-        return Step(moving, gradients, [parameter.clone() for parameter in moving], sums)
+        return Step(moving, gradients, before, sums)
 
     def end(self, step: Step, means: Sequence[Tensor]) -> None:
         """Measure a step after its update.
@@ -76,14 +75,14 @@ class Probe:
             means: the mean gradients now.
         """
         loss, gradient, parameter, gradient_mean, gradient_parameter, mean_before = step.sums
-        change = [now - then for now, then in zip(step.parameters, step.before, strict=True)]
-        zero = torch.zeros_like(loss)
+        after = _vectors(step.parameters)
+        change = [now - then for now, then in zip(after, step.before, strict=True)]
         sums = {
             "train_loss": loss,
             "gradient_square": gradient,
             "parameter_square": parameter,
             "update_square": _product(change, change),
-            "mean_square": _product(means, means) if means else zero,
+            "mean_square": _square(means) if means else torch.zeros_like(loss),
             "gradient_mean": gradient_mean,
             "gradient_parameter": gradient_parameter,
             "gradient_update": _product(step.gradients, change),
@@ -111,17 +110,57 @@ class Probe:
         self._rows = list(rows)
 
 
+#: Numbers from which on a vector is no longer joined with others.
+_JOINED = 1 << 16
+
+
 def _product(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """The sum of the products of all elements, as a double."""
+    """The sum of the products of all elements of vectors, as a double."""
+    if len(ones) == 1:
+        return torch.dot(ones[0], others[0]).double()
     device = ones[0].device
-    parts = [
-        torch.dot(_flat(one), _flat(other)).to(device)
-        for one, other in zip(ones, others, strict=True)
-    ]
+    parts = [torch.dot(one, other).to(device) for one, other in zip(ones, others, strict=True)]
     return torch.stack(parts).double().sum()
 
 
-def _flat(values: Tensor) -> Tensor:
-    """As a vector, of no less than single precision."""
-    flat = values.detach().reshape(-1)
-    return flat.float() if flat.dtype.itemsize < 4 else flat
+def _square(tensors: Sequence[Tensor]) -> Tensor:
+    vectors = _vectors(tensors)
+    return _product(vectors, vectors)
+
+
+def _vectors(tensors: Sequence[Tensor], *, copied: bool = False) -> list[Tensor]:
+    """Tensors as vectors of no less than single precision.
+
+    Small ones are joined: a call costs more than what is in them. Tensors of the same sizes in
+    the same order give vectors of the same sizes.
+
+    Args:
+        tensors: any.
+        copied: give copies in any case.
+    """
+    parts: list[list[Tensor]] = []
+    n_joined = _JOINED
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        if flat.dtype.itemsize < 4:
+            flat = flat.float()
+        if n_joined >= _JOINED or parts[-1][0].device != flat.device:
+            parts.append([])
+            n_joined = 0
+        parts[-1].append(flat)
+        n_joined += len(flat)
+    return [
+        torch.cat(part) if len(part) > 1 else part[0].clone() if copied else part[0]
+        for part in parts
+    ]
+
+
+def _dense(parameter: Tensor) -> Tensor:
+    gradient = parameter.grad
+    if gradient is None or gradient.is_sparse:
+        raise TrainpilotError("a pilot needs gradients that are dense; given: a sparse one")
+    return gradient
+
+
+def _known(mean: Tensor | None, parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if mean is None else mean

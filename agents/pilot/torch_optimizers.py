@@ -116,7 +116,8 @@ class TorchOptimizers:
                     own["betas"] = (group["momentum"], LION_BETA2)
                 elif name != "rmsprop":
                     own["momentum"] = group["momentum"]
-            optimizer.step()
+            # Without torch's marks for its profiler, which the pilot's own step has already.
+            _bare_step(type(optimizer))(optimizer)
 
     def mean(self, parameter: Tensor) -> Tensor | None:
         """The mean gradient of a parameter, Adam's first moment; None before its first step."""
@@ -169,6 +170,11 @@ class TorchOptimizers:
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self._groups for parameter in group["params"]]
+
+
+def _bare_step(kind: type[torch.optim.Optimizer]) -> Callable[[torch.optim.Optimizer], Any]:
+    step: Callable[[torch.optim.Optimizer], Any] = getattr(kind.step, "__wrapped__", kind.step)
+    return step
 
 
 def numbered(copies: dict[str, State], parameters: Iterable[Tensor]) -> dict[str, Any]:
