@@ -30,8 +30,11 @@ _ALL_ACTIONS = [
     f"env.actions.gradient_clip={_STEPS}", f"env.actions.batch_size={_STEPS}",
     "env.bounds.batch_size_high=8",
 ]  # fmt: skip
-_HOPELESS = [*_RATE, "env.guard.hopeless_share=0.3", "env.guard.hopeless_after=0.2"]
 _RATIOS = ("loss", "train_loss", "gradient", "parameter")
+
+
+def _hopeless(share: float, after: float) -> list[str]:
+    return [*_RATE, f"env.guard.hopeless_share={share}", f"env.guard.hopeless_after={after}"]
 
 
 def hiding(names: list[str]) -> list[str]:
@@ -57,7 +60,9 @@ STUDIES: dict[str, dict[str, list[str]]] = {
             *_RATE, *(f"env.guard.max_{ratio}_ratio=1e30" for ratio in _RATIOS)
         ],
         "rolls back": [*_RATE, "env.guard.on_divergence=roll_back"],
-        "ends the hopeless": _HOPELESS,
+        "ends the hopeless": _hopeless(0.3, 0.2),
+        "ends the most hopeless": _hopeless(0.1, 0.2),
+        "ends the hopeless late": _hopeless(0.3, 0.5),
     },
     "rewards": {
         "log_improvement": _RATE,
