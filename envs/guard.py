@@ -76,11 +76,15 @@ class Guard:
         }
         return {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
 
+    def start_valid(self, valid_loss: FloatArray) -> None:
+        """Compare later valid losses with these, `(n_runs,)`, where none was known at the start."""
+        self._valid_start = np.where(np.isnan(self._valid_start), valid_loss, self._valid_start)
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state_dict` gave."""
-        self.roll_backs = state["roll_backs"].numpy().copy()
-        self._valid_start = state["valid_start"].numpy().copy()
-        self._starts = state["starts"].numpy().copy()
+        self.roll_backs = state["roll_backs"].cpu().numpy().copy()
+        self._valid_start = state["valid_start"].cpu().numpy().copy()
+        self._starts = state["starts"].cpu().numpy().copy()
 
     def judge(
         self, signals: Signals, valid_loss: FloatArray, outer_valid_loss: FloatArray

@@ -109,6 +109,6 @@ def _packed(pair: tuple[ObserverState, Observation]) -> dict[str, Tensor]:
 
 
 def _unpacked(tensors: dict[str, Tensor]) -> tuple[ObserverState, Observation]:
-    arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    arrays = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
     observation = arrays.pop("observation")
     return ObserverState(**arrays), observation

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis.strategies import data, integers, sampled_from
 from torch import nn
 from torch.nn import functional
+from torch.optim import lr_scheduler
 
 from trainpilot import Pilot, TrainpilotError
+from trainpilot.agents.controller import Decision
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.optimizer import DivergedError
@@ -67,7 +69,7 @@ def train(model, optimizer, data):
 def switching_policy():
     """An untrained policy that changes its mind, the optimizer's too."""
     torch.manual_seed(3)
-    spec = ActionSpec(ActionConfig())
+    spec = ActionSpec(ActionConfig(optimizers=["sgd", "adam", "rmsprop", "nesterov"]))
     networks = make_policy(spec, [8])
     with torch.no_grad():
         for parameter in networks.action_net.parameters():
@@ -166,6 +168,59 @@ def test_a_group_added_later_is_trained(net):
     assert ratio == pytest.approx(0.01 / rate)
 
 
+def test_a_buffer_that_a_module_replaces_goes_back_too(net):
+    net.register_buffer("average", torch.zeros(3))
+    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9)
+    for number, batch in enumerate(batches(20)):
+        train(net, optimizer, [batch])
+        net.average = 0.9 * net.average + 1
+        if number == 12:
+            net.average = net.average * torch.nan
+            net.last.weight.data.fill_(torch.nan)
+    # One more was added after the decision.
+    assert torch.isfinite(net.average).all()
+    assert "rolled back" in optimizer.decisions[1]["intervention"]
+
+
+def test_a_validation_loss_that_explodes_is_seen_though_it_came_late(net):
+    optimizer = Pilot.load().attach(net, 90, decisions=9)
+    stream = list(batches(40))
+    train(net, optimizer, stream[:15])
+    optimizer.observe(0.5)
+    train(net, optimizer, stream[15:25])
+    optimizer.observe(1e12)
+    train(net, optimizer, stream[25:30])
+    assert "valid loss is 2e+12 times its start" in optimizer.decisions[2]["intervention"]
+
+
+def test_what_was_told_before_the_first_step_is_in_the_state(net):
+    optimizer = Pilot.load().attach(net, 60, decisions=6)
+    optimizer.observe(0.25)
+    other = Pilot.load().attach(net, 60, decisions=6)
+    other.load_state_dict(optimizer.state_dict())
+    train(net, other, batches(10))
+    assert other.decisions[0]["valid_loss"] == 0.25
+
+
+def test_a_parameter_is_trained_from_when_it_is_no_longer_frozen(net):
+    net.first.requires_grad_(False)
+    before = net.first.weight.detach().clone()
+    optimizer = Pilot.load().attach(net, 60)
+    stream = list(batches(60))
+    train(net, optimizer, stream[:30])
+    assert torch.equal(net.first.weight, before)
+    net.first.requires_grad_(True)
+    train(net, optimizer, stream[30:])
+    assert not torch.equal(net.first.weight, before)
+
+
+def test_no_decay_stays_none_where_decay_is_decided_later(net):
+    groups = [{"params": [net.last.bias], "weight_decay": 0.0}, {"params": [net.last.weight]}]
+    optimizer = Pilot(Constant("adam", 0.01, weight_decay=0.1)).attach(net, 60, params=groups)
+    train(net, optimizer, batches(5))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0, 0.1]
+
+
 def test_frozen_parameters_stay(net):
     net.first.requires_grad_(False)
     before = copy.deepcopy(net.first.state_dict())
@@ -187,12 +242,102 @@ def test_a_learning_rate_set_from_outside_is_where_the_next_decision_starts(net)
     assert optimizer.decisions[-1]["learning_rate_before"] == pytest.approx(5e-5)
 
 
-def test_a_scheduler_of_torch_works_on_top(net):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 30, 1)),
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.01, 90),
+        lambda optimizer: lr_scheduler.LinearLR(optimizer, 1e-8, 1.0, 50),
+        lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.97),
+    ],
+)
+def test_schedulers_of_torch_work_on_top(make, net):
+    def trained(optimizer, step):
+        scheduler, rates = make(optimizer), []
+        for batch in batches(90):
+            step(batch)
+            scheduler.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+        return rates
+
+    class Same(Constant):
+        """Leaves everything as it is."""
+
+        def decide(self, view):
+            return Decision(view.hyperparameters)
+
+    plain = torch.optim.Adam(net.parameters(), lr=0.01)
+    expected = trained(plain, lambda _: plain.step())
+    optimizer = Pilot(Same("adam", 0.01)).attach(net, 90, lr=0.01)
+    rates = trained(optimizer, lambda batch: train(net, optimizer, [batch]))
+    np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-15)
+    changes = np.array([record["observation"] for record in optimizer.decisions])[:, 24]
+    assert (changes < 2).all()
+
+
+def test_a_training_under_a_scheduler_goes_on_to_the_last_bit():
+    def begun():
+        torch.manual_seed(0)
+        model = Net()
+        optimizer = Pilot.load().attach(model, 90)
+        return model, optimizer, lr_scheduler.ExponentialLR(optimizer, 0.97)
+
+    def trained(model, optimizer, scheduler, stream):
+        rates = []
+        for batch in stream:
+            train(model, optimizer, [batch])
+            scheduler.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+        return rates
+
+    torch.manual_seed(9)
+    stream = list(batches(90))
+    expected = trained(*begun(), stream)
+    first = begun()
+    before = trained(*first, stream[:16])
+    states = copy.deepcopy([one.state_dict() for one in first])
+    again = begun()
+    random = torch.get_rng_state()
+    for one, state in zip(again, states, strict=True):
+        one.load_state_dict(state)
+    torch.set_rng_state(random)
+    rates = before + trained(*again, stream[16:])
+    assert rates == expected
+
+
+def test_a_momentum_and_a_decay_set_from_outside_stay(net):
     optimizer = Pilot(Constant("adam", 0.01)).attach(net, 90, lr=0.01)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 0.5, 0.5, 1)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+    optimizer.param_groups[0]["momentum"] = 0.5
+    optimizer.param_groups[0]["weight_decay"] = 0.3
     train(net, optimizer, batches(2))
-    scheduler.step()
+    assert optimizer.decisions[0]["momentum_before"] == 0.5
+    train(net, optimizer, batches(10))
+    assert optimizer.param_groups[0]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize("which", ["validate", "on_decision"])
+def test_what_fails_in_a_users_function_is_made_up_for_in_the_next_step(which, net):
+    calls = []
+
+    def fails_twice(*_):
+        calls.append(1)
+        if len(calls) in (1, 4):
+            raise ZeroDivisionError
+        return 1.0
+
+    optimizer = Pilot.load().attach(net, 60, decisions=6, **{which: fails_twice})
+    failures = 0
+    for batch in batches(70):
+        try:
+            train(net, optimizer, [batch])
+        except ZeroDivisionError:
+            failures += 1
+        if len(optimizer.decisions) == 6 and optimizer.decisions[-1]["train_loss"] is not None:
+            break
+    assert failures == 2
+    steps = [record["step"] for record in optimizer.decisions]
+    assert steps == [0, 10, 20, 30, 40, 50]
+    assert all(record["train_loss"] is not None for record in optimizer.decisions)
 
 
 @pytest.mark.parametrize("snapshot", ["beside", "cpu"])
@@ -223,6 +368,8 @@ def test_what_diverges_for_good_ends_with_the_model_as_it_was(net):
         train(net, optimizer, stream[10:])
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, good[name], rtol=0, atol=0)
+    with pytest.raises(DivergedError, match="one that diverged within 20 steps"):
+        train(net, optimizer, stream[:1])
 
 
 def test_without_a_snapshot_what_diverges_ends_at_once(net):
@@ -288,6 +435,8 @@ def test_where_the_policy_does_not_know_its_way_a_straight_line_decides(net):
     assert all(record["overruled"] for record in optimizer.decisions)
     rates = [record["learning_rate"] for record in optimizer.decisions]
     np.testing.assert_allclose(rates, 0.01 * (1 - np.arange(6) / 6))
+    # After its length it holds the line's last rate.
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
     never = Pilot.load(farthest=None).attach(net, 60, decisions=6)
     train(net, never, batches(60))
     assert not any(record["overruled"] for record in never.decisions)
@@ -361,6 +510,15 @@ def test_bad_input_is_refused_in_a_sentence(net):
         pilot.attach(net, 0)
     with pytest.raises(TrainpilotError, match="snapshot must be 'beside', 'cpu' or None; given"):
         pilot.attach(net, 60, snapshot="disk")
+    with pytest.raises(TrainpilotError, match="trains real parameters; given: complex ones"):
+        pilot.attach(nn.Linear(2, 2, dtype=torch.complex64))
+    with pytest.raises(TrainpilotError, match="not copied or pickled"):
+        copy.deepcopy(optimizer)
+    state = pilot.attach(net, 60).state_dict()
+    with pytest.raises(TrainpilotError, match="same shapes; given: other shapes"):
+        pilot.attach(nn.Linear(4, 3), 60).load_state_dict(state)
+    with pytest.raises(TrainpilotError, match=r"total_steps, .* that it began with, \[60, 30, 10"):
+        pilot.attach(net, 90).load_state_dict(state)
     with pytest.raises(TrainpilotError, match="farthest must be above 0"):
         Pilot.load(farthest=0)
 

@@ -41,6 +41,12 @@ class Clock:
         self._measured = measured_steps
         self._every = decide_every
 
+    @property
+    def settings(self) -> list[int | None]:
+        """What it was made with, but for what has no part in it."""
+        every = self._every if self._total is None else None
+        return [self._total, self.decisions, self._measured, every]
+
     def interval(self, decision: int) -> Interval:
         """The steps after a decision, until the next."""
         first, end = self._begin(decision), self._begin(decision + 1)

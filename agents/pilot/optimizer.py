@@ -54,7 +54,11 @@ class PilotOptimizer(torch.optim.Optimizer):
         fused: bool | None,
     ) -> None:
         self._ready = False
-        super().__init__(groups, {})
+        start = run.hyperparameters.row(0)
+        # Schedulers of torch look here for what they may change.
+        defaults = {"lr": start["learning_rate"]}
+        defaults |= {name: start[name] for name in ("weight_decay", "momentum")}
+        super().__init__(groups, defaults)
         self._model = model
         self._run = run
         self._clock = clock
@@ -70,7 +74,9 @@ class PilotOptimizer(torch.optim.Optimizer):
         self._corrections: list[float] = []
         self._interval = clock.interval(0)
         self._begun = self._over = self._said_over = False
-        self._written: list[tuple[float, float]] = []
+        self._told = Valid()
+        self._ended: str | None = None
+        self._written: list[Settings] = []
         self._parameters = self._all_parameters()
         self._ready = True
         self._write()
@@ -87,7 +93,7 @@ class PilotOptimizer(torch.optim.Optimizer):
             valid_loss: mean loss over it.
             valid_accuracy: accuracy on it, in [0, 1] (default: not known).
         """
-        self._run.valid = _valid(valid_loss, valid_accuracy)
+        self._told = _valid(valid_loss, valid_accuracy)
 
     def step(  # type: ignore[override]
         self, closure: Callable[[], Tensor] | None = None, *, loss: Tensor | float | None = None
@@ -120,6 +126,11 @@ class PilotOptimizer(torch.optim.Optimizer):
         return returned
 
     def _step(self, loss: Tensor | float) -> None:
+        if self._ended is not None:
+            raise DivergedError(self._ended)
+        if self._begun and not self._over and self._steps >= self._interval.end:
+            # Somebody's function has failed in the last step.
+            self._next_decision()
         parameters = self._parameters
         if all(parameter.grad is None for parameter in parameters):
             raise TrainpilotError(
@@ -149,19 +160,21 @@ class PilotOptimizer(torch.optim.Optimizer):
             self._write_rates()
 
     def _begin(self) -> None:
-        self._begun = True
         self._ask_valid()
         self._agree(np.zeros(0))
         if self._snapshot_device is not None:
             self._snapshot = self._new_snapshot()
         self._run.begin()
+        self._begun = True
         self._decide()
 
     def _agree(self, measured: np.ndarray) -> np.ndarray:
-        """Let all processes of a distributed training have measured the same."""
-        valid = np.array(self._run.valid)
-        measured, valid = agree(measured, valid, self._parameters[0].device)
-        self._run.valid = Valid(*valid.tolist())
+        """Let all processes of a distributed training have measured and been told the same."""
+        device = self._parameters[0].device
+        measured, told = agree(measured, np.array(self._told), device)
+        self._told = Valid()
+        if not np.isnan(told[0]):
+            self._run.valid = Valid(*told.tolist())
         return measured
 
     def _new_snapshot(self) -> Snapshot:
@@ -186,28 +199,27 @@ class PilotOptimizer(torch.optim.Optimizer):
         self._updated, self._corrections = [], []
         judgement = self._run.judge(measured)
         if self._snapshot is not None:
-            if judgement.rolled_back:
-                self._go_back(self._snapshot)
+            if judgement.rolled_back or judgement.ended:
+                self._snapshot.restore()
+                self._gradients.clear()
+                self._updates = self._good_updates
             elif judgement.sound:
                 self._snapshot.keep()
                 self._good_updates = self._updates
-        if self._on_decision is not None:
-            self._on_decision(self.decisions[-1])
+        closed = self.decisions[-1]
         if judgement.ended:
-            where = "as it is"
-            if self._snapshot is not None:
-                self._go_back(self._snapshot)
-                where = "as it was when all was well"
-            raise DivergedError(
+            where = "as it is" if self._snapshot is None else "as it was when all was well"
+            self._ended = (
                 f"the training must stay finite; given: one that diverged within {self._steps:,} "
                 f"steps ({judgement.text}); the model is left {where}"
             )
-        self._decide()
-
-    def _go_back(self, snapshot: Snapshot) -> None:
-        snapshot.restore()
-        self._gradients.clear()
-        self._updates = self._good_updates
+        else:
+            self._decide()
+        # Last, since it may fail.
+        if self._on_decision is not None:
+            self._on_decision(closed)
+        if self._ended is not None:
+            raise DivergedError(self._ended)
 
     def _decide(self) -> None:
         self._over = self._clock.is_over(self._run.decision)
@@ -221,7 +233,7 @@ class PilotOptimizer(torch.optim.Optimizer):
             return
         found = self._validate()
         loss, accuracy = found if isinstance(found, tuple) else (found, None)
-        self._run.valid = _valid(loss, accuracy)
+        self._told = _valid(loss, accuracy)
 
     def _say_over(self) -> None:
         if not self._said_over:
@@ -249,37 +261,51 @@ class PilotOptimizer(torch.optim.Optimizer):
         rate = float(self._run.hyperparameters.learning_rate[0]) * self._factor()
         for group in self.param_groups:
             group["lr"] = rate * group["lr_multiplier"]
-        self._written = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+        self._written = self._settings()
+
+    def _settings(self) -> list[Settings]:
+        return [
+            (group["lr"], group["weight_decay"], group["momentum"]) for group in self.param_groups
+        ]
 
     def _factor(self) -> float:
         """Of the learning rate, at the next step."""
         factors = self._run.factors
-        if factors is None or self._over:
+        if factors is None:
             return 1.0
-        return float(factors[len(self._updated)])
+        return float(factors[-1 if self._over else len(self._updated)])
 
     def _take_outside_changes(self) -> None:
         """Make what somebody else has written into the groups the run's own."""
-        now = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+        now = self._settings()
         if now == self._written:
             return
-        for group, (_, decay) in zip(self.param_groups, self._written, strict=True):
+        pairs = list(zip(self.param_groups, self._written, strict=True))
+        for group, (_, decay, momentum) in pairs:
             if group["weight_decay"] != decay:
                 group["weight_decay_multiplier"] = None
+            if group["momentum"] != momentum:
+                self._run.take(momentum=group["momentum"])
+        if any(group["lr"] != rate for group, (rate, _, _) in pairs):
+            self._take_learning_rates()
+        self._written = now
+
+    def _take_learning_rates(self) -> None:
+        """A change of all groups alike is the run's; another is the groups' own."""
         factor = self._factor()
-        bases = {
+        rates = {
             group["lr"] / group["lr_multiplier"] / factor
             for group in self.param_groups
             if group["lr_multiplier"] > 0 and factor > 0
         }
-        if bases and max(bases) - min(bases) <= 1e-9 * max(bases):
-            self._run.take_learning_rate(max(bases))
-        else:
-            rate = float(self._run.hyperparameters.learning_rate[0]) * factor
-            for group, (old, _) in zip(self.param_groups, self._written, strict=True):
-                if group["lr"] != old and rate > 0:
-                    group["lr_multiplier"] = group["lr"] / rate
-        self._written = now
+        standing = any(group["lr_multiplier"] == 0 != group["lr"] for group in self.param_groups)
+        if rates and not standing and max(rates) - min(rates) <= 1e-9 * max(rates):
+            self._run.take(learning_rate=max(rates))
+            return
+        rate = float(self._run.hyperparameters.learning_rate[0]) * factor
+        for group, (before, _, _) in zip(self.param_groups, self._written, strict=True):
+            if group["lr"] != before and rate > 0:
+                group["lr_multiplier"] = group["lr"] / rate
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Train more parameters from now on.
@@ -291,15 +317,28 @@ class PilotOptimizer(torch.optim.Optimizer):
         if not self._ready:
             super().add_param_group(param_group)
             return
+        self._take_outside_changes()
         super().add_param_group(with_multipliers(param_group, self._run.hyperparameters))
-        self._optimizers.add_group(self.param_groups[-1])
-        self._parameters = self._all_parameters()
-        self._write()
+        group = self.param_groups[-1]
+        self._optimizers.add_group(group)
+        # In place: the snapshot knows the same list.
+        self._parameters.extend(group["params"])
         if self._snapshot is not None:
-            self._snapshot = self._new_snapshot()
+            self._snapshot.extend(group["params"])
+        self._write()
 
     def _all_parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _shapes(self) -> list[list[int]]:
+        return [list(parameter.shape) for parameter in self._parameters]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Refuses: a copy would move the same parameters."""
+        raise TrainpilotError(
+            "a pilot's optimizer is not copied or pickled; attach the pilot to the copied model "
+            "and load the optimizer's state_dict"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the training depends on, the snapshot included."""
@@ -307,7 +346,14 @@ class PilotOptimizer(torch.optim.Optimizer):
             {name: value for name, value in group.items() if name != "params"}
             for group in self.param_groups
         ]
-        pilot: dict[str, Any] = {"begun": self._begun}
+        pilot: dict[str, Any] = {
+            "begun": self._begun,
+            "clock": self._clock.settings,
+            "shapes": self._shapes(),
+            "told": list(self._told),
+            "written": [list(settings) for settings in self._written],
+            "ended": self._ended,
+        }
         if self._begun:
             pilot |= {
                 "run": self._run.state_dict(),
@@ -339,14 +385,32 @@ class PilotOptimizer(torch.optim.Optimizer):
             f"{len(self.param_groups)}",
             len(groups),
         )
+        require(
+            pilot["shapes"] == self._shapes(),
+            "the state must be that of parameters of the same shapes",
+            "other shapes",
+        )
+        require(
+            pilot["clock"] == self._clock.settings,
+            "a training goes on with the total_steps, decisions, measured_steps and decide_every "
+            f"that it began with, {pilot['clock']}",
+            self._clock.settings,
+        )
+        require(
+            pilot["begun"] or not self._begun,
+            "a training that goes on must have begun",
+            "a state from before the first step",
+        )
         for group, saved in zip(self.param_groups, groups, strict=True):
             group |= saved
+        self._written = [tuple(settings) for settings in pilot["written"]]
+        self._told, self._ended = Valid(*pilot["told"]), pilot["ended"]
         self._begun = pilot["begun"]
         if not self._begun:
             return
         self._optimizers.load_state_dict(state_dict["state"])
         self._run.load_state_dict(pilot["run"])
-        self._probe.rows = pilot["probe"]
+        self._probe.rows = [row.to(self._parameters[0].device) for row in pilot["probe"]]
         self._gradients.load_state_dict(pilot["gradients"], self._parameters)
         for name in _COUNTS:
             setattr(self, f"_{name}", pilot[name])
@@ -356,10 +420,12 @@ class PilotOptimizer(torch.optim.Optimizer):
             self._snapshot = self._new_snapshot()
             if pilot["snapshot"] is not None:
                 self._snapshot.load_state_dict(pilot["snapshot"])
-        self._written = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
         name = OPTIMIZER_NAMES[self._run.hyperparameters.optimizer[0]]
         self.state = self._optimizers.use(name)
 
+
+#: Learning rate, weight decay and momentum of a group.
+Settings = tuple[float, float, float]
 
 #: What is counted and noted beside, by the names of the attributes.
 _COUNTS = ("steps", "updates", "good_updates", "over", "said_over")

@@ -46,11 +46,11 @@ class Probe:
         Args:
             loss: of its batch.
             parameters: all that are trained; those without a gradient have no part but in the
-                norm of the parameters.
+                norm of the parameters, and frozen ones none at all.
             mean: gives the mean gradient of a parameter so far; None for zeros.
         """
         moving = [parameter for parameter in parameters if parameter.grad is not None]
-        still = [parameter for parameter in parameters if parameter.grad is None]
+        still = [one for one in parameters if one.grad is None and one.requires_grad]
         gradients = _vectors([_dense(parameter) for parameter in moving])
         before = _vectors(moving, copied=True)
         means = _vectors([_known(mean(parameter), parameter) for parameter in moving])

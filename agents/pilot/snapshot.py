@@ -7,17 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainpilot.agents.pilot.torch_optimizers import TorchOptimizers, numbered, unnumbered
+from trainpilot.agents.pilot.torch_optimizers import (
+    State,
+    TorchOptimizers,
+    numbered,
+    unnumbered,
+)
 
 
 class Snapshot:
-    """One copy of a model's parameters and buffers and of what its optimizers keep.
+    """One copy of a model's trained parameters and buffers and of what its optimizers keep.
 
     It takes as much memory as these do, on a device of choice.
 
     Args:
-        model: of the training.
-        parameters: that are trained, be they the model's or not.
+        model: of the training; its buffers are found anew each time, since modules may replace
+            them.
+        parameters: all that may be trained; the list may grow.
         optimizers: of the training.
         device: where the copy lies; None for beside the originals.
     """
@@ -29,9 +35,8 @@ class Snapshot:
         optimizers: TorchOptimizers,
         device: str | None,
     ) -> None:
-        own = {id(tensor): tensor for tensor in [*parameters, *model.buffers()]}
-        self._live = list(own.values())
-        self._parameters = parameters
+        self._model = model
+        self._all = parameters
         self._optimizers = optimizers
         self._device = device
         self.keep()
@@ -40,26 +45,56 @@ class Snapshot:
     def keep(self) -> None:
         """Take the copy anew."""
         # The old one goes first: two would take twice the memory.
-        self._kept: list[Tensor] = []
-        self._states: dict[str, Any] = {}
-        self._kept = [tensor.to(self._device or tensor.device, copy=True) for tensor in self._live]
+        self._parameters: dict[Tensor, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
+        self._states: dict[str, State] = {}
+        self.extend(self._all)
+        self._buffers = {name: self._copy(own) for name, own in self._model.named_buffers()}
         self._states = self._optimizers.copies(self._device)
 
     @torch.no_grad()
+    def extend(self, parameters: list[Tensor]) -> None:
+        """Keep more parameters as they are now; what is frozen needs no copy."""
+        for parameter in parameters:
+            if parameter.requires_grad:
+                self._parameters[parameter] = self._copy(parameter)
+
+    @torch.no_grad()
     def restore(self) -> None:
-        """Write the copy back, in place."""
-        for tensor, kept in zip(self._live, self._kept, strict=True):
-            tensor.copy_(kept)
+        """Write the copy back."""
+        for parameter, kept in self._parameters.items():
+            parameter.copy_(kept)
+        for name, kept in self._buffers.items():
+            path, _, own = name.rpartition(".")
+            module = self._model.get_submodule(path)
+            buffer = getattr(module, own)
+            if buffer.shape == kept.shape:
+                buffer.copy_(kept)
+            else:
+                setattr(module, own, kept.to(buffer.device, copy=True))
         self._optimizers.restore(self._states)
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self._device or tensor.device, copy=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The copy itself, parameters by their number."""
-        return {"tensors": self._kept, "optimizers": numbered(self._states, self._parameters)}
+        return {
+            "parameters": [self._parameters.get(parameter) for parameter in self._all],
+            "buffers": dict(self._buffers),
+            "optimizers": numbered(self._states, self._all),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` gave for the copy."""
-        self._kept = [
-            kept.to(self._device or tensor.device, copy=True)
-            for tensor, kept in zip(self._live, state["tensors"], strict=True)
-        ]
-        self._states = unnumbered(state["optimizers"], self._parameters)
+        self._parameters = {
+            parameter: kept.to(self._device or parameter.device, copy=True)
+            for parameter, kept in zip(self._all, state["parameters"], strict=True)
+            if kept is not None
+        }
+        own = dict(self._model.named_buffers())
+        self._buffers = {
+            name: kept.to(self._device or own[name].device, copy=True)
+            for name, kept in state["buffers"].items()
+        }
+        self._states = unnumbered(state["optimizers"], self._all)

@@ -83,6 +83,9 @@ class TorchOptimizers:
         how: dict[str, Any] = {"foreach": self._foreach}
         if name in _FUSED and self._fused is not None:
             how = {"fused": self._fused}
+        elif name == "nesterov":
+            # With `foreach`, torch's writes into the gradients that the others are to see.
+            how = {"foreach": False}
         own: Groups = [{"params": group["params"]} for group in self._groups]
         self._all[name] = _MAKERS[name](own, **how)
 
@@ -198,7 +201,9 @@ def unnumbered(state: dict[str, Any], parameters: Iterable[Tensor]) -> dict[str,
 def _copied(state: State, device: str | None) -> State:
     return {
         parameter: {
-            name: value.detach().to(device if value.ndim and device else value.device, copy=True)
+            name: value.detach().to(
+                value.device if name == "step" else device or value.device, copy=True
+            )
             if isinstance(value, Tensor)
             else value
             for name, value in values.items()
@@ -208,9 +213,9 @@ def _copied(state: State, device: str | None) -> State:
 
 
 def _like(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    """Copies beside the parameter; a number, which torch may keep on the CPU, where it was."""
+    """Copies beside the parameter; the number of steps where torch has it, maybe on the CPU."""
     return {
-        name: value.to(parameter.device if value.ndim else value.device, copy=True)
+        name: value.to(value.device if name == "step" else parameter.device, copy=True)
         if isinstance(value, Tensor)
         else value
         for name, value in values.items()

@@ -11,7 +11,7 @@ import torch
 from trainpilot.agents.controller import Controller, View
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.records import Made
-from trainpilot.envs.actions import ActionSpec, clamp
+from trainpilot.envs.actions import ActionSpec, clamp, relative_learning_rate
 from trainpilot.envs.bounding import bound
 from trainpilot.envs.config import ActionConfig, BoundsConfig, GuardConfig
 from trainpilot.envs.guard import Guard
@@ -103,7 +103,7 @@ class TrainingRun:
         self._seed = seed
         self._guard = Guard(guard, 1)
         self._observer = Observer()
-        self.hyperparameters = start
+        self.hyperparameters = self._start = start
         self.factors: FloatArray | None = None
         self.decision = 0
         self.valid = Valid()
@@ -117,7 +117,8 @@ class TrainingRun:
         self._controller.begin(1, ActionSpec(ActionConfig()), self._seed)
         self._guard.reset(_ONE, np.array([self.valid.loss]))
         self._good_valid = self.valid
-        self._observer.begin(self._reading())
+        # Whatever a scheduler begins with: changes are seen beside the rate that was asked for.
+        self._observer.begin(self._reading()._replace(hyperparameters=self._start))
 
     def decide(self) -> None:
         """Ask the controller."""
@@ -162,11 +163,15 @@ class TrainingRun:
             len(self._clock.interval(decision).measured),
         )
 
-    def take_learning_rate(self, learning_rate: float) -> None:
-        """Somebody else has set the learning rate: the next decision starts from it."""
+    def take(self, **values: float) -> None:
+        """Somebody else has set hyperparameters: the next decision starts from them."""
         self.hyperparameters = replace(
-            self.hyperparameters, learning_rate=np.array([learning_rate])
+            self.hyperparameters, **{name: np.array([value]) for name, value in values.items()}
         )
+        # A rate that was set below the bound is not lifted to it: a warm-up would go on from there.
+        lowest = float(relative_learning_rate(self.hyperparameters)[0])
+        if lowest < self._bounds.learning_rate_low:
+            self._bounds = replace(self._bounds, learning_rate_low=lowest)
 
     def judge(self, measured: Measured) -> Judgement:
         """Look at the steps since the last decision, and let the guard judge them.
@@ -179,6 +184,8 @@ class TrainingRun:
         signals = make_signals(
             train, mean_before, measured.mean_correction[None], measured.updated[None]
         )
+        if np.isfinite(self.valid.loss):
+            self._guard.start_valid(np.array([self.valid.loss]))
         # A loss that nobody knows is no reason.
         loss = np.array([0.0 if np.isnan(self.valid.loss) else self.valid.loss])
         found = self._guard.judge(signals, loss, np.zeros(1))
@@ -246,7 +253,7 @@ class TrainingRun:
         self._remember(state["records"], self._losses_seen)
         self.decision = state["decision"]
         self.hyperparameters = Hyperparameters.full(1, **state["hyperparameters"])
-        self.factors = None if state["factors"] is None else state["factors"].numpy().copy()
+        self.factors = None if state["factors"] is None else state["factors"].cpu().numpy().copy()
         self.valid, self._good_valid = Valid(*state["valid"]), Valid(*state["good_valid"])
         self._train_loss = state["train_loss"]
         self._observer.load_state_dict(state["observer"])
