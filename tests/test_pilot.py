@@ -296,8 +296,8 @@ def test_a_training_under_a_scheduler_goes_on_to_the_last_bit():
     first = begun()
     before = trained(*first, stream[:16])
     states = copy.deepcopy([one.state_dict() for one in first])
-    again = begun()
     random = torch.get_rng_state()
+    again = begun()
     for one, state in zip(again, states, strict=True):
         one.load_state_dict(state)
     torch.set_rng_state(random)

@@ -73,3 +73,97 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
         "lr_multiplier": own_rate / rate if rate else 1.0,
         "weight_decay_multiplier": multiplier,
     }
+
+
+class GroupSettings:
+    """Writes what is decided into parameter groups, and finds out what others have written there.
+
+    Args:
+        groups: with the multipliers that `with_multipliers` gives; the list may grow.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        self._groups = groups
+        self._written: list[tuple[float, float, float]] = []
+
+    def write(self, settings: Hyperparameters, factor: float) -> None:
+        """Give every group what was decided, times its own multipliers.
+
+        Args:
+            settings: of the run, `(1,)` each.
+            factor: of the learning rate, now.
+        """
+        for group in self._groups:
+            group["momentum"] = float(settings.momentum[0])
+            if group["weight_decay_multiplier"] is not None:
+                decay = float(settings.weight_decay[0])
+                group["weight_decay"] = decay * group["weight_decay_multiplier"]
+        self.write_rates(settings, factor)
+
+    def write_rates(self, settings: Hyperparameters, factor: float) -> None:
+        """The same for learning rates alone."""
+        rate = float(settings.learning_rate[0]) * factor
+        for group in self._groups:
+            group["lr"] = rate * group["lr_multiplier"]
+        self._written = self._now()
+
+    def _now(self) -> list[tuple[float, float, float]]:
+        return [(group["lr"], group["weight_decay"], group["momentum"]) for group in self._groups]
+
+    def take(self, settings: Hyperparameters, factor: float) -> dict[str, float]:
+        """What somebody else has set since the last time.
+
+        A weight decay that was set stays what it is, whatever is decided.
+
+        Args:
+            settings: of the run, as they were last written.
+            factor: likewise.
+
+        Returns:
+            Hyperparameters of the run that are others now.
+        """
+        now = self._now()
+        if now == self._written:
+            return {}
+        taken = {}
+        pairs = list(zip(self._groups, self._written, strict=True))
+        for group, (_, decay, momentum) in pairs:
+            if group["weight_decay"] != decay:
+                group["weight_decay_multiplier"] = None
+            if group["momentum"] != momentum:
+                taken["momentum"] = float(group["momentum"])
+        if any(group["lr"] != rate for group, (rate, _, _) in pairs):
+            rate = self._common_rate(factor)
+            if rate is None:
+                self._set_apart(float(settings.learning_rate[0]) * factor)
+            else:
+                taken["learning_rate"] = rate
+        self._written = now
+        return taken
+
+    def _common_rate(self, factor: float) -> float | None:
+        """The run's learning rate where all groups were changed alike, else None."""
+        if any(group["lr_multiplier"] == 0 != group["lr"] for group in self._groups):
+            return None
+        rates = [
+            group["lr"] / group["lr_multiplier"] / factor
+            for group in self._groups
+            if group["lr_multiplier"] > 0 and factor > 0
+        ]
+        if rates and max(rates) - min(rates) <= 1e-9 * max(rates):
+            return float(max(rates))
+        return None
+
+    def _set_apart(self, rate: float) -> None:
+        """Groups that were changed on their own relate to the run's rate as they do now."""
+        for group, (before, _, _) in zip(self._groups, self._written, strict=True):
+            if group["lr"] != before and rate > 0:
+                group["lr_multiplier"] = group["lr"] / rate
+
+    def state_dict(self) -> list[list[float]]:
+        """What was last written, for `load_state_dict`."""
+        return [list(settings) for settings in self._written]
+
+    def load_state_dict(self, state: list[list[float]]) -> None:
+        """Take what `state_dict` gave."""
+        self._written = [(rate, decay, momentum) for rate, decay, momentum in state]

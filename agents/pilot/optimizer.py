@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.gradients import Gradients
-from trainpilot.agents.pilot.groups import with_multipliers
+from trainpilot.agents.pilot.groups import GroupSettings, with_multipliers
 from trainpilot.agents.pilot.probe import Probe
 from trainpilot.agents.pilot.ranks import agree
 from trainpilot.agents.pilot.snapshot import Snapshot
@@ -76,7 +76,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         self._begun = self._over = self._said_over = False
         self._told = Valid()
         self._ended: str | None = None
-        self._written: list[Settings] = []
+        self._settings = GroupSettings(self.param_groups)
         self._parameters = self._all_parameters()
         self._ready = True
         self._write()
@@ -137,7 +137,7 @@ class PilotOptimizer(torch.optim.Optimizer):
                 "a pilot's step needs gradients, loss.backward() comes before it; given: "
                 "parameters without any"
             )
-        self._take_outside_changes()
+        self._take_settings()
         if not self._begun:
             self._begin()
         measured = self._interval.measured[len(self._updated)] if not self._over else -1
@@ -157,7 +157,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         elif self._steps == self._interval.end:
             self._next_decision()
         elif self._steps > measured:
-            self._write_rates()
+            self._settings.write_rates(self._run.hyperparameters, self._factor())
 
     def _begin(self) -> None:
         self._ask_valid()
@@ -245,28 +245,12 @@ class PilotOptimizer(torch.optim.Optimizer):
             )
 
     def _write(self) -> None:
-        """Give every group what was decided, times its own multipliers."""
+        """Give every group what was decided."""
         settings = self._run.hyperparameters
-        for group in self.param_groups:
-            group["momentum"] = float(settings.momentum[0])
-            if group["weight_decay_multiplier"] is not None:
-                decay = float(settings.weight_decay[0])
-                group["weight_decay"] = decay * group["weight_decay_multiplier"]
-        self._write_rates()
+        self._settings.write(settings, self._factor())
         if self._begun:
             # Whoever looks for an optimizer's state finds that of the one in use.
             self.state = self._optimizers.use(OPTIMIZER_NAMES[settings.optimizer[0]])
-
-    def _write_rates(self) -> None:
-        rate = float(self._run.hyperparameters.learning_rate[0]) * self._factor()
-        for group in self.param_groups:
-            group["lr"] = rate * group["lr_multiplier"]
-        self._written = self._settings()
-
-    def _settings(self) -> list[Settings]:
-        return [
-            (group["lr"], group["weight_decay"], group["momentum"]) for group in self.param_groups
-        ]
 
     def _factor(self) -> float:
         """Of the learning rate, at the next step."""
@@ -275,37 +259,11 @@ class PilotOptimizer(torch.optim.Optimizer):
             return 1.0
         return float(factors[-1 if self._over else len(self._updated)])
 
-    def _take_outside_changes(self) -> None:
+    def _take_settings(self) -> None:
         """Make what somebody else has written into the groups the run's own."""
-        now = self._settings()
-        if now == self._written:
-            return
-        pairs = list(zip(self.param_groups, self._written, strict=True))
-        for group, (_, decay, momentum) in pairs:
-            if group["weight_decay"] != decay:
-                group["weight_decay_multiplier"] = None
-            if group["momentum"] != momentum:
-                self._run.take(momentum=group["momentum"])
-        if any(group["lr"] != rate for group, (rate, _, _) in pairs):
-            self._take_learning_rates()
-        self._written = now
-
-    def _take_learning_rates(self) -> None:
-        """A change of all groups alike is the run's; another is the groups' own."""
-        factor = self._factor()
-        rates = {
-            group["lr"] / group["lr_multiplier"] / factor
-            for group in self.param_groups
-            if group["lr_multiplier"] > 0 and factor > 0
-        }
-        standing = any(group["lr_multiplier"] == 0 != group["lr"] for group in self.param_groups)
-        if rates and not standing and max(rates) - min(rates) <= 1e-9 * max(rates):
-            self._run.take(learning_rate=max(rates))
-            return
-        rate = float(self._run.hyperparameters.learning_rate[0]) * factor
-        for group, (before, _, _) in zip(self.param_groups, self._written, strict=True):
-            if group["lr"] != before and rate > 0:
-                group["lr_multiplier"] = group["lr"] / rate
+        taken = self._settings.take(self._run.hyperparameters, self._factor())
+        if taken:
+            self._run.take(**taken)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Train more parameters from now on.
@@ -317,7 +275,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         if not self._ready:
             super().add_param_group(param_group)
             return
-        self._take_outside_changes()
+        self._take_settings()
         super().add_param_group(with_multipliers(param_group, self._run.hyperparameters))
         group = self.param_groups[-1]
         self._optimizers.add_group(group)
@@ -351,7 +309,7 @@ class PilotOptimizer(torch.optim.Optimizer):
             "clock": self._clock.settings,
             "shapes": self._shapes(),
             "told": list(self._told),
-            "written": [list(settings) for settings in self._written],
+            "written": self._settings.state_dict(),
             "ended": self._ended,
         }
         if self._begun:
@@ -403,7 +361,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         )
         for group, saved in zip(self.param_groups, groups, strict=True):
             group |= saved
-        self._written = [tuple(settings) for settings in pilot["written"]]
+        self._settings.load_state_dict(pilot["written"])
         self._told, self._ended = Valid(*pilot["told"]), pilot["ended"]
         self._begun = pilot["begun"]
         if not self._begun:
@@ -423,9 +381,6 @@ class PilotOptimizer(torch.optim.Optimizer):
         name = OPTIMIZER_NAMES[self._run.hyperparameters.optimizer[0]]
         self.state = self._optimizers.use(name)
 
-
-#: Learning rate, weight decay and momentum of a group.
-Settings = tuple[float, float, float]
 
 #: What is counted and noted beside, by the names of the attributes.
 _COUNTS = ("steps", "updates", "good_updates", "over", "said_over")
