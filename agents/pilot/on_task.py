@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainpilot.agents.controller import Controller
 from trainpilot.agents.pilot.optimizer import DivergedError
@@ -56,11 +56,12 @@ def train_on_task(
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None):
         with refusing(task):
             model = InitialWeights(task).model(seed).to(device)
-            loop = _Loop(task, model, config, Run(task.name, name, seed, 0), on_decision)
+            run = Run(task.name, name, seed, config.n_micro_batches * task.micro_batch_size)
+            loop = _Loop(task, model, config, run, on_decision, device)
             loop.check()
         torch.manual_seed(seed)
         loop.train(Pilot(controller, farthest), seed)
-    return loop.run, model
+    return run, model
 
 
 class _Loop:
@@ -73,15 +74,15 @@ class _Loop:
         config: EnvConfig,
         run: Run,
         on_decision: Callable[[], None],
+        device: torch.device,
     ) -> None:
         self._task = task
         self._model = model
         self._config = config
         self._on_decision = on_decision
         self._step = 0
-        run.budget = config.n_micro_batches * task.micro_batch_size
         self.run = run
-        self._device = device_of(config.device)
+        self._device = device
         splits = task.splits
         self._train_split = self._moved(splits.train)
         self._valid = self._moved(observed_sample(splits.valid, config.evaluation_size))
@@ -117,7 +118,7 @@ class _Loop:
         try:
             for batch in order.to(self._device):
                 optimizer.zero_grad()
-                loss = self._loss(self._model, Split(inputs[batch], targets[batch]))
+                loss = task.loss(self._model(inputs[batch]), targets[batch])
                 loss.backward()  # type: ignore[no-untyped-call]
                 self._step += 1
                 optimizer.step(loss=loss)
@@ -157,9 +158,6 @@ class _Loop:
             metrics = self._task.metrics(outputs, split.targets)
         self._model.train()
         return loss, {name: float(value) for name, value in metrics.items()}
-
-    def _loss(self, model: nn.Module, split: Split) -> Tensor:
-        return self._task.loss(model(split.inputs), split.targets)
 
     def _moved(self, split: Split) -> Split:
         return Split(*(part.to(self._device) for part in split))

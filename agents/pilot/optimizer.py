@@ -77,7 +77,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         self._told = Valid()
         self._ended: str | None = None
         self._settings = GroupSettings(self.param_groups)
-        self._parameters = self._all_parameters()
+        self._parameters = [one for group in self.param_groups for one in group["params"]]
         self._ready = True
         self._write()
 
@@ -284,9 +284,6 @@ class PilotOptimizer(torch.optim.Optimizer):
         if self._snapshot is not None:
             self._snapshot.extend(group["params"])
         self._write()
-
-    def _all_parameters(self) -> list[Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def _shapes(self) -> list[list[int]]:
         return [list(parameter.shape) for parameter in self._parameters]

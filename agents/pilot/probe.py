@@ -54,16 +54,15 @@ class Probe:
         gradients = _vectors([_dense(parameter) for parameter in moving])
         before = _vectors(moving, copied=True)
         means = _vectors([_known(mean(parameter), parameter) for parameter in moving])
-        length = _product(before, before)
+        resting = [own for one in still if (own := mean(one)) is not None]
+        length, mean_length = _product(before, before), _product(means, means)
         sums = [
             torch.as_tensor(loss, dtype=torch.float64, device=length.device).detach(),
             _product(gradients, gradients),
             length + _square(still) if still else length,
             _product(gradients, means),
             _product(gradients, before),
-            _product(means, means) + _square(known)
-            if (known := [own for one in still if (own := mean(one)) is not None])
-            else _product(means, means),
+            mean_length + _square(resting) if resting else mean_length,
         ]
         return Step(moving, gradients, before, sums)
 
