@@ -1,8 +1,8 @@
 """Benchmarks of the engine: `make bench`. Writes `benchmarks/results/engine.json`.
 
 Everything runs on one torch thread a process. What is compared is measured in turns in one run
-(DACBench first and then ours, since it needs an environment of its own), and every number is the
-median of several.
+(DACBench before ours and after, since it needs an environment of its own), and every speed is the
+median of several. Start-ups and memory are measured once.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dacbench-python", type=Path, help="of the environment that has it")
     parser.add_argument("--only", nargs="*", help="names of the parts to measure, or beginnings")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name}, of all parts alone")
     given = parser.parse_args()
+    # A part alone would take the place of a whole measurement.
+    out = RESULTS if given.out is None and not given.only else given.out
     torch.set_num_threads(1)
     measured: dict[str, Any] = {}
     for name, part in parts(given.dacbench_python).items():
@@ -102,7 +104,8 @@ def main() -> None:
         taken = seconds(lambda name=name, part=part: measured.update({name: part()}))
         say(f"{name} ({taken:.0f} s): {json.dumps(measured[name])}")
     results = {"machine": machine(), "measured": measured, **headline(measured)}
-    write(results, given.out)
+    if out is not None:
+        write(results, out)
     say(f"\n{'':28}{'measured':>12}{'bar':>14}")
     for name, bar in BARS.items():
         value: Any = results

@@ -11,7 +11,6 @@ from measuring import TURNS, Timed, in_turns, median_difference
 from subjects import SUBJECTS
 
 from trainpilot.envs import engine as engine_module
-from trainpilot.envs import inner_runs
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.inner_runs import InnerRuns
 
@@ -27,13 +26,14 @@ def share_of_the_observation(n_runs: int = 48) -> dict[str, float]:
     engine = runs.engine
     without_sums, without_update = update_without_sums(engine), no_update(engine)
     signals = Timed(engine_module.make_signals)
-    features = Timed(inner_runs.observe)
+    observer = runs._observer
+    features = Timed(observer.observe)
     evaluation = Timed(engine.evaluate)
 
     def decide() -> None:
         with (
             mock.patch.object(engine_module, "make_signals", signals),
-            mock.patch.object(inner_runs, "observe", features),
+            mock.patch.object(observer, "observe", features),
             mock.patch.object(engine, "evaluate", evaluation),
         ):
             runs.step(settings)

@@ -25,15 +25,18 @@ SMALLEST_WEIGHT_DECAY = 1e-4
 #: What no gradient clip becomes when it is lowered.
 LARGEST_GRADIENT_CLIP = 10.0
 
-_SCALES = np.array(LEARNING_RATE_SCALES)
-
 #: Indices or numbers, as `ActionSpec.space` has them, `(n_runs, ...)`.
 Action = NDArray[Any]
 
 
 def relative_learning_rate(hyperparameters: Hyperparameters) -> FloatArray:
     """The learning rate in units of Adam's, comparable among optimizers, `(n_runs,)`."""
-    return np.asarray(hyperparameters.learning_rate / _SCALES[hyperparameters.optimizer])
+    return np.asarray(hyperparameters.learning_rate / _scale(hyperparameters.optimizer))
+
+
+def _scale(optimizer: IntArray) -> FloatArray:
+    """Learning rates that are Adam's 1, of optimizers by their indices."""
+    return np.array(LEARNING_RATE_SCALES)[optimizer]
 
 
 class Head(NamedTuple):
@@ -164,7 +167,7 @@ def _between(factors: FloatArray, place: FloatArray) -> FloatArray:
 
 def _switched(current: Hyperparameters, optimizer: IntArray) -> Hyperparameters:
     # Rate times decay is what shrinks the weights: the decay goes the other way.
-    scale = _SCALES[optimizer] / _SCALES[current.optimizer]
+    scale = _scale(optimizer) / _scale(current.optimizer)
     return replace(
         current,
         learning_rate=current.learning_rate * scale,
@@ -210,7 +213,7 @@ def clamp_rates(rates: FloatArray, optimizer: IntArray, bounds: BoundsConfig) ->
         optimizer: index of each run's, `(n_runs,)`.
         bounds: the ranges.
     """
-    scale = _SCALES[optimizer].reshape(-1, *[1] * (rates.ndim - 1))
+    scale = _scale(optimizer).reshape(-1, *[1] * (rates.ndim - 1))
     return np.clip(rates, bounds.learning_rate_low * scale, bounds.learning_rate_high * scale)
 
 

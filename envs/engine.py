@@ -163,10 +163,12 @@ class Engine:
 
     def _varied_trial(self, n_runs: int) -> Trial:
         """Steps that use all that a step can do, every optimizer in every run."""
+        # The first run accumulates where that is allowed: there may be no other.
+        largest = min(2, self._max_batch_size)
         settings = replace(
             Hyperparameters.full(self.n_runs, weight_decay=0.1, gradient_clip=1.0),
             optimizer=np.full(self.n_runs, self._menu[0]),
-            batch_size=1 + np.arange(self.n_runs) % min(2, self._max_batch_size),
+            batch_size=largest - np.arange(self.n_runs) % largest,
         )
         n_steps = min(2 * len(self._menu), self.n_micro_batches)
         trial = self._trial(n_runs, range(self.n_runs), settings, n_steps)

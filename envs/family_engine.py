@@ -50,7 +50,10 @@ class FamilyEngine:
     def __init__(self, family: TaskFamily, n_runs: int, **settings: Any) -> None:
         self.family = family
         self.n_runs = n_runs
-        self._settings = settings
+        self._settings = dict(settings)
+        if self._settings.get("compiled") and self._settings.get("device", "cpu") != "cpu":
+            # Elsewhere torch.compile alone could help, anew for every task that is drawn.
+            self._settings["compiled"] = None
         self._idle: list[tuple[int, Engine]] = []
         self.numbers: IntArray = np.arange(n_runs) % family.n_tasks
         self._engines = [self._take(int(number)) for number in self.numbers]

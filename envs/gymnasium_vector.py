@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.family import Trainable
 
+_LOG = logging.getLogger(__name__)
+
 StepResult = tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]
 
 
@@ -37,7 +40,8 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, Action, Array]):
 
     With `reset(seed=s)`, row `i` is the single environment with `reset(seed=s + i)`, up to
     rounding. A row that ends starts anew in the same step (`AutoresetMode.SAME_STEP`): `final_obs`
-    and `final_info` hold what the decision led to.
+    and `final_info` hold what the decision led to. How each task is trained, and why so, is logged
+    at level INFO.
 
     Args:
         num_envs: number of rows, at least as many as tasks (default: 1).
@@ -79,6 +83,8 @@ class InnerTrainingVectorEnv(VectorEnv[Observation, Action, Array]):
             ],
             n_workers,
         )
+        for name, report in self._groups.reports.items():
+            _LOG.info("task '%s': %s", name, report)
         self.task_names = self._groups.task_names
         self.num_envs = num_envs
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}

@@ -1,7 +1,7 @@
 """The optimizer menu as arithmetic over flat moments.
 
 Every rule's moments are kept up to date whichever rule is in use, so that a switch does not
-start from zero. A further optimizer is one more entry of `OPTIMIZERS`.
+start from zero. `register_optimizer` adds one of your own.
 """
 
 from __future__ import annotations
@@ -150,8 +150,35 @@ OPTIMIZERS: dict[str, Optimizer] = {
 ALIASES = {"adamw": "adam"}
 
 #: Names in the order of the indices that stand for them in arrays.
-OPTIMIZER_NAMES = tuple(OPTIMIZERS)
-LEARNING_RATE_SCALES = tuple(rule.learning_rate_scale for rule in OPTIMIZERS.values())
+OPTIMIZER_NAMES = list(OPTIMIZERS)
+LEARNING_RATE_SCALES = [rule.learning_rate_scale for rule in OPTIMIZERS.values()]
+
+
+def register_optimizer(name: str, rule: Optimizer) -> None:
+    """Add an optimizer to the menu of engines that are made from now on.
+
+    Its formula is all that is needed: the engine makes C++ of it where it is elementwise
+    arithmetic, square roots and signs, and leaves it to torch where it is not. Call it where your
+    task is defined, so that worker processes, which import that, have it too. Policies see that
+    none of the optimizers that they know is in use; `Pilot` has no optimizer of torch for it.
+
+    Args:
+        name: how it is called, in `env.optimizers` for example.
+        rule: the optimizer.
+
+    Raises:
+        TrainpilotError: if there is another of that name.
+    """
+    taken = OPTIMIZERS.get(name)
+    require(
+        taken in (None, rule) and name not in ALIASES,
+        f"an optimizer needs a name of its own, other than {', '.join([*OPTIMIZERS, *ALIASES])}",
+        name,
+    )
+    if taken is None:
+        OPTIMIZERS[name] = rule
+        OPTIMIZER_NAMES.append(name)
+        LEARNING_RATE_SCALES.append(rule.learning_rate_scale)
 
 
 def optimizer_index(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 import gymnasium
@@ -16,6 +17,8 @@ from trainpilot.envs.observation import HIGH, LOW, Observation
 from trainpilot.envs.rewards import needs_reference
 from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.family import Trainable
+
+_LOG = logging.getLogger(__name__)
 
 
 def observation_space() -> spaces.Space[Observation]:
@@ -51,6 +54,9 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
       (`guard.hopeless_share`). A run that is rolled back goes on; `info["intervention"]` says so.
     - Truncation: the budget of `decisions * micro_batches_per_decision` micro-batches is spent.
 
+    How runs are trained, and why so (`Engine.report`), is logged at level INFO when the
+    environment is made.
+
     ## Arguments
     Args:
         task: an inner task, a family, or the name of one that ships (default: "digits_mlp").
@@ -75,6 +81,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
     ) -> None:
         task = load_task(task) if isinstance(task, str) else task
         self.runs = InnerRuns(task, 1, config or EnvConfig())
+        _LOG.info("task '%s': %s", task.name, self.runs.engine.report)
         if needs_reference(self.runs.config):
             measure_rows(self.runs)
         self.render_mode = render_mode

@@ -139,7 +139,7 @@ def test_a_row_is_the_same_to_the_last_bit_wherever_it_stands(model, moons):
     make = model or moons.make_model
     task = TensorTask("rows", model=make, splits=moons.splits, micro_batch_size=10)
     curves = []
-    for n_runs, row in ((1, 0), (9, 7), (40, 33)):
+    for n_runs, row in ((1, 0), (9, 7), (40, 33), (256, 200)):
         engine = Engine(task, n_runs, n_micro_batches=30)
         assert engine.report == OURS
         seeds = np.arange(n_runs) + 100

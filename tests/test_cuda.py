@@ -15,6 +15,13 @@ from trainpilot.inner_tasks.vision import digits_cnn, digits_mlp
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
+@pytest.fixture(autouse=True)
+def full_precision():
+    """Convolutions and products are rounded to fewer bits on many a processor otherwise."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("make_task", [digits_mlp, digits_cnn])
 def test_runs_are_those_of_the_cpu(make_task, compiled):

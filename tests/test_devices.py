@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from trainpilot.envs.config import EnvConfig, GuardConfig
 from trainpilot.envs.engine import Engine
+from trainpilot.envs.family_engine import FamilyEngine
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.inner_tasks import TensorTask
 from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.family import TaskFamily
 
@@ -34,8 +37,28 @@ def elsewhere(monkeypatch):
 @pytest.mark.parametrize("name", TASKS)
 def test_the_engine_mixes_no_devices(name, elsewhere):
     task = load_task(name)
-    if isinstance(task, TaskFamily):
-        task = task.task(0)
+    check_mixes_no_devices(task.task(0) if isinstance(task, TaskFamily) else task, elsewhere)
+
+
+def test_buffers_and_dropout_mix_no_devices_either(elsewhere, moons):
+    def model() -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2)
+        )
+
+    task = TensorTask("buffers", model=model, splits=moons.splits, micro_batch_size=10)
+    check_mixes_no_devices(task, elsewhere)
+
+
+def test_a_family_mixes_no_devices_and_is_not_compiled_anew_for_every_task(elsewhere):
+    settings = {"n_micro_batches": 10, "compiled": True, "device": elsewhere}
+    engine = FamilyEngine(load_task("patterns"), 2, **settings)
+    engine.reset([0, 1], [5, 6])
+    assert engine.advance(Hyperparameters.full(2), 5).train_loss.shape == (2, 5)
+    assert "torch.compile was not asked for" in engine.report
+
+
+def check_mixes_no_devices(task, elsewhere):
     engine = Engine(task, 4, n_micro_batches=20, max_batch_size=2, compiled=False, device=elsewhere)
     engine.reset(range(4), range(4))
     settings = Hyperparameters.full(4, batch_size=2, gradient_clip=1.0, weight_decay=0.1)

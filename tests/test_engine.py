@@ -104,15 +104,18 @@ def test_same_seed_same_run_to_the_last_bit(moons):
     assert (curves[0][0] != curves[0][1]).any()
 
 
-def test_a_row_does_not_depend_on_its_neighbours(moons):
-    alone = Engine(moons, 1, n_micro_batches=30)
+@pytest.mark.parametrize("n_runs", [9, 256])
+@pytest.mark.parametrize("name", ["moons", "uncommon_moons"])
+def test_a_row_does_not_depend_on_its_neighbours(name, n_runs, request):
+    task = request.getfixturevalue(name)
+    alone = Engine(task, 1, n_micro_batches=30)
     alone.reset([0], [7])
     curve = alone.advance(Hyperparameters.full(1), 30).train_loss[0]
-    many = Engine(moons, 9, n_micro_batches=30)
-    many.reset(range(9), range(9))
-    rates = np.full(9, 1e-3)
+    many = Engine(task, n_runs, n_micro_batches=30)
+    many.reset(range(n_runs), range(n_runs))
+    rates = np.full(n_runs, 1e-3)
     rates[0] = np.inf  # a neighbour that is not finite from its first step
-    settings = replace(Hyperparameters.full(9), learning_rate=rates)
+    settings = replace(Hyperparameters.full(n_runs), learning_rate=rates)
     np.testing.assert_allclose(many.advance(settings, 30).train_loss[7], curve, rtol=1e-5)
 
 

@@ -122,3 +122,12 @@ def test_seeds_must_be_one_a_row(moons):
     env = make(2, task=moons, config=CONFIG)
     with pytest.raises(TrainpilotError, match="seeds must be 2, one a row; given: 3"):
         env.reset(seed=[1, 2, 3])
+
+
+def test_how_runs_are_trained_is_logged(moons, uncommon_moons, caplog):
+    with caplog.at_level("INFO", "trainpilot"):
+        gymnasium.make(trainpilot.ENV_ID, task=moons)
+        make(2, task=[moons, uncommon_moons]).close()
+    first, same, other = caplog.messages
+    assert first == same == "task 'moons': inner runs are trained by C++ of our own"
+    assert "inner steps are not compiled: C++ of our own does not cover the task" in other

@@ -1,0 +1,101 @@
+"""The fast updates, in the single precision that they run in, against torch.optim in double."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from update_oracles import ORACLES, RATES
+
+from trainpilot.envs.flat_model import FlatModel
+from trainpilot.envs.formula_update import FormulaUpdate
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.native_update import native_update
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES, moment_names
+from trainpilot.envs.schedule import Schedule
+from trainpilot.envs.trainer import RunState
+
+N_UPDATES = 200
+EVERY = range(len(OPTIMIZER_NAMES))
+
+
+def some_gradients(n_updates: int, batch_size: int, n_params: int) -> Tensor:
+    """Noise around numbers of either sign, `(n_updates, batch_size, n_params)`."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(n_updates, batch_size, n_params, generator=generator)
+    return 0.1 * noise + torch.linspace(-0.3, 0.3, n_params)
+
+
+class TwoRuns:
+    """Two runs that take the same gradients, the second with another optimizer."""
+
+    def __init__(self, model: FlatModel, settings: Hyperparameters, n_steps: int) -> None:
+        self.start = torch.randn(model.n_params, generator=torch.Generator().manual_seed(1))
+        parameters = torch.zeros(2, model.width)
+        parameters[:, : model.n_params] = self.start
+        moments = [torch.zeros(2, model.width) for _ in moment_names(EVERY)]
+        self.state = RunState(parameters, moments, torch.zeros(2, model.width), {})
+        settings.optimizer[1] = (settings.optimizer[0] + 1) % len(OPTIMIZER_NAMES)
+        self._model = model
+        self._scalars = torch.from_numpy(Schedule(2).plan(settings, n_steps).scalars).float()
+
+    def given(self, step: int, gradient: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+        """What an update of this step takes."""
+        pieces = [part.repeat(2, 1) for part in gradient.split(self._model.sizes)]
+        return pieces, self._scalars[:, step].contiguous()
+
+    @property
+    def parameters(self) -> Tensor:
+        return self.state.parameters[:, : self._model.n_params]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("clip", "decay"), [(math.inf, 0.0), (2.0, 0.1)])
+@pytest.mark.parametrize("name", OPTIMIZER_NAMES)
+def test_two_hundred_updates_equal_torch_optim(name, clip, decay, batch_size, moons):
+    """Both take the same gradients: a training would go apart by rounding alone."""
+    model, rate = FlatModel(moons), RATES[name]
+    gradients = some_gradients(N_UPDATES, batch_size, model.n_params)
+    settings = Hyperparameters.full(
+        2, optimizer=name, learning_rate=rate, weight_decay=decay, momentum=0.8,
+        gradient_clip=clip, batch_size=batch_size,
+    )  # fmt: skip
+    runs = TwoRuns(model, settings, N_UPDATES * batch_size)
+    move = native_update(EVERY, model, torch.device("cpu")).on(runs.state)
+    for step, gradient in enumerate(gradients.flatten(0, 1)):
+        move(*runs.given(step, gradient))
+
+    expected = nn.Parameter(runs.start.double())
+    optimizer = ORACLES[name]([expected], rate)
+    for batch in gradients.double():
+        expected.grad = batch.mean(0)
+        nn.utils.clip_grad_norm_([expected], clip)
+        with torch.no_grad():
+            expected.mul_(1 - rate * decay)
+        optimizer.step()
+    error = torch.linalg.vector_norm(runs.parameters[0].double() - expected.detach())
+    assert error / torch.linalg.vector_norm(expected.detach()) < 1e-5
+    assert not runs.parameters[0].equal(runs.parameters[1])
+
+
+def test_the_compiled_formulas_give_what_the_eager_ones_do(moons):
+    """They are what other devices than the CPU have; here for their numbers alone."""
+    model = FlatModel(moons)
+    gradients = some_gradients(20, 2, model.n_params).flatten(0, 1)
+    settings = Hyperparameters.full(
+        2, optimizer="nesterov", learning_rate=0.01, weight_decay=0.1, gradient_clip=2.0,
+        batch_size=2,
+    )  # fmt: skip
+    results = []
+    for compiled in (False, True):
+        update, runs = FormulaUpdate(model, EVERY), TwoRuns(model, settings, len(gradients))
+        if compiled:
+            update.compile(runs.state, *runs.given(0, gradients[0]), tolerance=1e-5)
+        move = update.on(runs.state)
+        sums = [move(*runs.given(step, each)) for step, each in enumerate(gradients)]
+        results.append([runs.parameters, *runs.state.moments, torch.stack(sums)])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+    assert not runs.parameters[0].equal(runs.start)
