@@ -112,7 +112,9 @@ def make_signals(
     with np.errstate(all="ignore"):
         gradient_norm = np.sqrt(sums.gradient_square)
         parameter_norm = np.sqrt(sums.parameter_square)
-        update_norm = np.where(updated, np.sqrt(sums.update_square), np.nan)
+        # Not a number says that there was no update: one that is none is infinite.
+        update_square = np.where(np.isnan(sums.update_square), np.inf, sums.update_square)
+        update_norm = np.where(updated, np.sqrt(update_square), np.nan)
         mean_norm = np.sqrt(sums.mean_square)
         before = np.sqrt(mean_square_before)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.strategies import data, integers, sampled_from
+from pilot_training import Net, batches, train
 from torch import nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
@@ -21,49 +22,16 @@ from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.controller import Decision
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.pilot.clock import Clock
-from trainpilot.agents.pilot.optimizer import DivergedError
 from trainpilot.agents.policy import PolicyController, make_policy
 from trainpilot.agents.schedules import OneCycle
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.config import ActionConfig, GuardConfig
 
 
-class Net(nn.Module):
-    """A small classifier with all that a snapshot must keep."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(4, 8)
-        self.norm = nn.BatchNorm1d(8)
-        self.drop = nn.Dropout(0.2)
-        self.last = nn.Linear(8, 3)
-
-    def forward(self, inputs):
-        return self.last(self.drop(torch.relu(self.norm(self.first(inputs)))))
-
-
 @pytest.fixture
 def net():
     torch.manual_seed(0)
     return Net()
-
-
-def batches(n_batches, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(n_batches):
-        inputs = torch.randn(16, 4, generator=generator)
-        yield inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
-
-
-def train(model, optimizer, data):
-    losses = []
-    for inputs, targets in data:
-        loss = functional.cross_entropy(model(inputs), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step(loss=loss)
-        losses.append(loss.item())
-    return losses
 
 
 def switching_policy():
@@ -166,31 +134,6 @@ def test_a_group_added_later_is_trained(net):
     assert not torch.equal(net.last.weight, before)
     ratio = optimizer.param_groups[1]["lr"] / optimizer.param_groups[0]["lr"]
     assert ratio == pytest.approx(0.01 / rate)
-
-
-def test_a_buffer_that_a_module_replaces_goes_back_too(net):
-    net.register_buffer("average", torch.zeros(3))
-    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9)
-    for number, batch in enumerate(batches(20)):
-        train(net, optimizer, [batch])
-        net.average = 0.9 * net.average + 1
-        if number == 12:
-            net.average = net.average * torch.nan
-            net.last.weight.data.fill_(torch.nan)
-    # One more was added after the decision.
-    assert torch.isfinite(net.average).all()
-    assert "rolled back" in optimizer.decisions[1]["intervention"]
-
-
-def test_a_validation_loss_that_explodes_is_seen_though_it_came_late(net):
-    optimizer = Pilot.load().attach(net, 90, decisions=9)
-    stream = list(batches(40))
-    train(net, optimizer, stream[:15])
-    optimizer.observe(0.5)
-    train(net, optimizer, stream[15:25])
-    optimizer.observe(1e12)
-    train(net, optimizer, stream[25:30])
-    assert "valid loss is 2e+12 times its start" in optimizer.decisions[2]["intervention"]
 
 
 def test_what_was_told_before_the_first_step_is_in_the_state(net):
@@ -340,45 +283,6 @@ def test_what_fails_in_a_users_function_is_made_up_for_in_the_next_step(which, n
     assert all(record["train_loss"] is not None for record in optimizer.decisions)
 
 
-@pytest.mark.parametrize("snapshot", ["beside", "cpu"])
-def test_what_explodes_goes_back_to_the_last_good_state(snapshot, net):
-    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9, snapshot=snapshot)
-    stream = list(batches(90))
-    train(net, optimizer, stream[:30])
-    good = copy.deepcopy(net.state_dict())
-    with torch.no_grad():
-        net.last.weight.fill_(torch.nan)
-    train(net, optimizer, stream[30:40])
-    for name, value in net.state_dict().items():
-        torch.testing.assert_close(value, good[name], rtol=0, atol=0)
-    assert "rolled back: train loss is not finite" in optimizer.decisions[3]["intervention"]
-    losses = train(net, optimizer, stream[40:])
-    assert np.isfinite(losses).all()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
-
-
-def test_what_diverges_for_good_ends_with_the_model_as_it_was(net):
-    guard = GuardConfig(max_roll_backs=0)
-    optimizer = Pilot.load().attach(net, 90, decisions=9, guard=guard)
-    stream = list(batches(20))
-    train(net, optimizer, stream[:10])
-    good = copy.deepcopy(net.state_dict())
-    net.last.weight.data.fill_(torch.inf)
-    with pytest.raises(DivergedError, match="as it was when all was well"):
-        train(net, optimizer, stream[10:])
-    for name, value in net.state_dict().items():
-        torch.testing.assert_close(value, good[name], rtol=0, atol=0)
-    with pytest.raises(DivergedError, match="one that diverged within 20 steps"):
-        train(net, optimizer, stream[:1])
-
-
-def test_without_a_snapshot_what_diverges_ends_at_once(net):
-    optimizer = Pilot.load().attach(net, 90, decisions=9, snapshot=None)
-    net.last.weight.data.fill_(torch.inf)
-    with pytest.raises(DivergedError, match="the model is left as it is"):
-        train(net, optimizer, batches(10))
-
-
 def test_a_validation_set_may_come_late_and_go_unchecked(net):
     optimizer = Pilot.load().attach(net, 90, decisions=9)
     stream = list(batches(90))
@@ -414,18 +318,6 @@ def test_without_a_length_it_decides_from_time_to_time(net):
     train(net, optimizer, batches(100))
     assert [record["step"] for record in optimizer.decisions] == [0, 20, 40, 60, 80, 100]
     assert all(record["observation"][0] == 0 for record in optimizer.decisions)
-
-
-def test_after_its_length_it_holds_what_it_has_and_says_so_once(net):
-    optimizer = Pilot.load().attach(net, 30)
-    stream = list(batches(40))
-    train(net, optimizer, stream[:30])
-    rate = optimizer.param_groups[0]["lr"]
-    with pytest.warns(UserWarning, match="goes on after the total_steps .* 30") as warned:
-        train(net, optimizer, stream[30:])
-    assert len(warned) == 1
-    assert optimizer.param_groups[0]["lr"] == rate
-    assert len(optimizer.decisions) == 30
 
 
 def test_where_the_policy_does_not_know_its_way_a_straight_line_decides(net):

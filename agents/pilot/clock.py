@@ -61,7 +61,9 @@ class Clock:
 
     def progress(self, decision: int) -> float:
         """Share of the run that is behind this decision; NaN where its length is not known."""
-        return float("nan") if self._total is None else self._begin(decision) / self._total
+        return (
+            float("nan") if self._total is None else min(self._begin(decision) / self._total, 1.0)
+        )
 
     def age(self, decision: int) -> int:
         """Steps behind this decision, as many as were measured: the policy's own time."""
@@ -70,4 +72,5 @@ class Clock:
     def _begin(self, decision: int) -> int:
         if self._total is None:
             return decision * self._every
+        # After its end a run goes on at the same pace.
         return decision * self._total // self.decisions

@@ -128,7 +128,7 @@ class PilotOptimizer(torch.optim.Optimizer):
     def _step(self, loss: Tensor | float) -> None:
         if self._ended is not None:
             raise DivergedError(self._ended)
-        if self._begun and not self._over and self._steps >= self._interval.end:
+        if self._begun and self._steps >= self._interval.end:
             # Somebody's function has failed in the last step.
             self._next_decision()
         parameters = self._parameters
@@ -140,7 +140,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         self._take_settings()
         if not self._begun:
             self._begin()
-        measured = self._interval.measured[len(self._updated)] if not self._over else -1
+        measured = self._interval.measured[len(self._updated)]
         if self._steps != measured:
             self._update(parameters)
         else:
@@ -154,7 +154,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         self._steps += 1
         if self._over:
             self._say_over()
-        elif self._steps == self._interval.end:
+        if self._steps == self._interval.end:
             self._next_decision()
         elif self._steps > measured:
             self._settings.write_rates(self._run.hyperparameters, self._factor())
@@ -225,7 +225,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         self._over = self._clock.is_over(self._run.decision)
         if not self._over:
             self._run.decide()
-            self._interval = self._clock.interval(self._run.decision)
+        self._interval = self._clock.interval(self._run.decision)
         self._write()
 
     def _ask_valid(self) -> None:
@@ -240,7 +240,8 @@ class PilotOptimizer(torch.optim.Optimizer):
             self._said_over = True
             warnings.warn(
                 "this training goes on after the total_steps that its pilot was told of, "
-                f"{self._interval.end:,}: it keeps its last hyperparameters and decides no more",
+                f"{self._interval.first:,}: it keeps its last hyperparameters, and the guard alone "
+                "watches on",
                 stacklevel=4,
             )
 
@@ -370,7 +371,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         for name in _COUNTS:
             setattr(self, f"_{name}", pilot[name])
         self._updated, self._corrections = list(pilot["updated"]), list(pilot["corrections"])
-        self._interval = self._clock.interval(self._run.decision - int(self._over))
+        self._interval = self._clock.interval(self._run.decision)
         if self._snapshot_device is not None:
             self._snapshot = self._new_snapshot()
             if pilot["snapshot"] is not None:

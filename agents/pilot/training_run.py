@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from trainpilot.agents.controller import Controller, View
+from trainpilot.agents.controller import Controller, Explanation, View
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.records import Made
 from trainpilot.envs.actions import ActionSpec, clamp, relative_learning_rate
@@ -84,7 +85,7 @@ class TrainingRun:
         decision: number of the next decision, from 0.
         valid: the latest that is known of a validation set.
         records: of every decision so far, as `decisions.parquet` has them; what came of the last
-            one is None until the next.
+            one is None until the next. After the run's length, of every interval.
     """
 
     def __init__(
@@ -133,16 +134,21 @@ class TrainingRun:
             decided.hyperparameters, decided.learning_rate_factors, view.micro_batches, self._bounds
         )
         self.factors = None if rates is None else rates[0] / used.learning_rate
+        self._record(used, decided.explanation, clamped)
+        self.hyperparameters = used
+
+    def _record(
+        self, used: Hyperparameters, explanation: Explanation | None, clamped: NDArray[np.bool_]
+    ) -> None:
         made = Made(
             step=self._clock.interval(self.decision).first,
-            observation=view.observation,
-            explanation=decided.explanation,
+            observation=self._observer.observation,
+            explanation=explanation,
             before=self.hyperparameters,
             hyperparameters=used,
             clamped=clamped,
             guard_scale=self._guard_scale,
         )
-        self.hyperparameters = used
         self.records.append({"decision": self.decision, **made.record(0), **_NOTHING_YET})
 
     def _view(
@@ -179,6 +185,9 @@ class TrainingRun:
         Args:
             measured: of these steps.
         """
+        if len(self.records) == self.decision:
+            # The run has passed its length, and nobody was asked.
+            self._record(self.hyperparameters, None, ~_ONE)
         *sums, mean_before = measured.sums[:, None]
         train = StepSums(*sums)
         signals = make_signals(
@@ -263,7 +272,7 @@ class TrainingRun:
     def _remember(self, records: list[dict[str, Any]], losses: list[float]) -> None:
         """Show the controller again what it has seen: its memory is made of nothing else."""
         self._controller.begin(1, ActionSpec(ActionConfig()), self._seed)
-        for record, loss in zip(records, losses, strict=True):
+        for record, loss in zip(records[: len(losses)], losses, strict=True):
             before = {name: record[f"{name}_before"] for name in HYPERPARAMETER_NAMES}
             self._controller.decide(
                 self._view(

@@ -1,0 +1,39 @@
+"""A small model and a plain loop, for the tests of the pilot."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Net(nn.Module):
+    """A small classifier with all that a snapshot must keep."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout(0.2)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        return self.last(self.drop(torch.relu(self.norm(self.first(inputs)))))
+
+
+def batches(n_batches, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n_batches):
+        inputs = torch.randn(16, 4, generator=generator)
+        yield inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+
+
+def train(model, optimizer, data):
+    losses = []
+    for inputs, targets in data:
+        loss = functional.cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(loss=loss)
+        losses.append(loss.item())
+    return losses

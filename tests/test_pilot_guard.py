@@ -1,0 +1,142 @@
+"""What the pilot watches, and what it does about it."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from pilot_training import Net, batches, train
+
+from trainpilot import Pilot
+from trainpilot.agents.heuristics import Constant
+from trainpilot.agents.pilot.optimizer import DivergedError
+from trainpilot.envs.config import BoundsConfig, GuardConfig
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+def test_a_buffer_that_a_module_replaces_goes_back_too(net):
+    net.register_buffer("average", torch.zeros(3))
+    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9)
+    for number, batch in enumerate(batches(20)):
+        train(net, optimizer, [batch])
+        net.average = 0.9 * net.average + 1
+        if number == 12:
+            net.average = net.average * torch.nan
+            net.last.weight.data.fill_(torch.nan)
+    # One more was added after the decision.
+    assert torch.isfinite(net.average).all()
+    assert "rolled back" in optimizer.decisions[1]["intervention"]
+
+
+def test_a_validation_loss_that_explodes_is_seen_though_it_came_late(net):
+    optimizer = Pilot.load().attach(net, 90, decisions=9)
+    stream = list(batches(40))
+    train(net, optimizer, stream[:15])
+    optimizer.observe(0.5)
+    train(net, optimizer, stream[15:25])
+    optimizer.observe(1e12)
+    train(net, optimizer, stream[25:30])
+    assert "valid loss is 2e+12 times its start" in optimizer.decisions[2]["intervention"]
+
+
+@pytest.mark.parametrize("snapshot", ["beside", "cpu"])
+def test_what_explodes_goes_back_to_the_last_good_state(snapshot, net):
+    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9, snapshot=snapshot)
+    stream = list(batches(90))
+    train(net, optimizer, stream[:30])
+    good = copy.deepcopy(net.state_dict())
+    with torch.no_grad():
+        net.last.weight.fill_(torch.nan)
+    train(net, optimizer, stream[30:40])
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, good[name], rtol=0, atol=0)
+    assert "rolled back: train loss is not finite" in optimizer.decisions[3]["intervention"]
+    losses = train(net, optimizer, stream[40:])
+    assert all(math.isfinite(loss) for loss in losses)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
+
+
+def test_what_diverges_for_good_ends_with_the_model_as_it_was(net):
+    guard = GuardConfig(max_roll_backs=0)
+    optimizer = Pilot.load().attach(net, 90, decisions=9, guard=guard)
+    stream = list(batches(20))
+    train(net, optimizer, stream[:10])
+    good = copy.deepcopy(net.state_dict())
+    net.last.weight.data.fill_(torch.inf)
+    with pytest.raises(DivergedError, match="as it was when all was well"):
+        train(net, optimizer, stream[10:])
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(value, good[name], rtol=0, atol=0)
+    with pytest.raises(DivergedError, match="one that diverged within 20 steps"):
+        train(net, optimizer, stream[:1])
+
+
+def test_without_a_snapshot_what_diverges_ends_at_once(net):
+    optimizer = Pilot.load().attach(net, 90, decisions=9, snapshot=None)
+    net.last.weight.data.fill_(torch.inf)
+    with pytest.raises(DivergedError, match="the model is left as it is"):
+        train(net, optimizer, batches(10))
+
+
+def test_after_its_length_it_holds_what_it_has_and_says_so_once(net):
+    optimizer = Pilot.load().attach(net, 30)
+    stream = list(batches(40))
+    train(net, optimizer, stream[:30])
+    assert len(optimizer.decisions) == 30
+    rate = optimizer.param_groups[0]["lr"]
+    with pytest.warns(UserWarning, match="after the total_steps .* 30: it keeps") as warned:
+        train(net, optimizer, stream[30:])
+    assert len(warned) == 1
+    assert optimizer.param_groups[0]["lr"] == rate
+    kept = optimizer.decisions[30:]
+    assert [record["step"] for record in kept] == list(range(30, 40))
+    assert all(record["action"] is None for record in kept)
+    assert all(record["learning_rate"] == rate for record in kept)
+
+
+@pytest.mark.filterwarnings("ignore:this training goes on after:UserWarning")
+def test_after_its_length_the_guard_watches_on(net):
+    optimizer = Pilot(Constant("adam", 1e-2)).attach(net, 60, decisions=6)
+    stream = list(batches(130))
+    train(net, optimizer, stream[:80])
+    with torch.no_grad():
+        net.last.weight.fill_(math.nan)
+    train(net, optimizer, stream[80:90])
+    assert "rolled back: train loss is not finite" in optimizer.decisions[8]["intervention"]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)
+    # From here it goes on to the last bit after save, kill and load.
+    state, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(net.state_dict())
+    losses = train(net, optimizer, stream[90:])
+    assert math.isfinite(losses[-1])
+    twin = Net()
+    twin.load_state_dict(weights)
+    again = Pilot(Constant("adam", 1e-2)).attach(twin, 60, decisions=6)
+    again.load_state_dict(state)
+    torch.manual_seed(5)
+    one = train(twin, again, stream[90:])
+    net.load_state_dict(weights)
+    optimizer.load_state_dict(state)
+    torch.manual_seed(5)
+    assert train(net, optimizer, stream[90:]) == one
+    assert optimizer.decisions == again.decisions
+
+
+@pytest.mark.parametrize("bad", [94, 97])
+def test_an_update_that_is_no_number_is_seen_where_its_gradient_was_not_measured(bad, net):
+    """Batches 92 to 95 make an update, and 96 to 99: the last alone of an interval is measured."""
+    bounds = BoundsConfig(batch_size_high=4)
+    optimizer = Pilot.load().attach(
+        net, 200, decisions=2, measured_steps=1, batch_size=4, bounds=bounds
+    )
+    stream = list(batches(200))
+    stream[bad] = (stream[bad][0] * math.nan, stream[bad][1])
+    train(net, optimizer, stream)
+    assert "rolled back" in optimizer.decisions[0]["intervention"]
+    assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
