@@ -16,6 +16,7 @@ from trainpilot.agents.pilot.groups import GroupSettings, with_multipliers
 from trainpilot.agents.pilot.probe import Probe
 from trainpilot.agents.pilot.ranks import agree
 from trainpilot.agents.pilot.snapshot import Snapshot
+from trainpilot.agents.pilot.told import ToldOptimizer, scalar
 from trainpilot.agents.pilot.torch_optimizers import TorchOptimizers
 from trainpilot.agents.pilot.training_run import Measured, TrainingRun, Valid
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
@@ -26,7 +27,7 @@ class DivergedError(TrainpilotError):
     """A training has diverged, and the guard may not roll it back (any more)."""
 
 
-class PilotOptimizer(torch.optim.Optimizer):
+class PilotOptimizer(ToldOptimizer):
     """An optimizer whose hyperparameters a controller sets while the model trains.
 
     Made by `Pilot.attach`. Use it as any optimizer of torch, and give `step` the loss::
@@ -74,7 +75,6 @@ class PilotOptimizer(torch.optim.Optimizer):
         self._corrections: list[float] = []
         self._interval = clock.interval(0)
         self._begun = self._over = self._said_over = False
-        self._told = Valid()
         self._ended: str | None = None
         self._settings = GroupSettings(self.param_groups)
         self._parameters = [one for group in self.param_groups for one in group["params"]]
@@ -86,14 +86,10 @@ class PilotOptimizer(torch.optim.Optimizer):
         """A record of every decision so far; what came of the last one is not known yet."""
         return self._run.records
 
-    def observe(self, valid_loss: float | Tensor, valid_accuracy: float | None = None) -> None:
-        """Tell what a validation set says; the next decision is made on it.
-
-        Args:
-            valid_loss: mean loss over it.
-            valid_accuracy: accuracy on it, in [0, 1] (default: not known).
-        """
-        self._told = _valid(valid_loss, valid_accuracy)
+    @property
+    def steps(self) -> int:
+        """Calls of `step` so far that had gradients."""
+        return self._steps
 
     def step(  # type: ignore[override]
         self, closure: Callable[[], Tensor] | None = None, *, loss: Tensor | float | None = None
@@ -101,8 +97,10 @@ class PilotOptimizer(torch.optim.Optimizer):
         """Make a step, and from time to time a decision.
 
         Args:
-            closure: evaluates the model anew and returns the loss, as torch's optimizers take it.
-            loss: of the batch whose gradients the parameters have; needed without a closure.
+            closure: evaluates the model anew and returns the loss, as torch's optimizers take it;
+                None, without gradients, for a batch that is left out.
+            loss: of the batch whose gradients the parameters have (default: what `observe` was
+                told, or else what the closure returned).
 
         Returns:
             What the closure returned.
@@ -115,11 +113,17 @@ class PilotOptimizer(torch.optim.Optimizer):
         returned = None
         if closure is not None:
             with torch.enable_grad():
-                returned = loss = closure()
+                returned = closure()
+        told = self._told.take_train()
         if loss is None:
+            loss = returned if told is None else told
+        if loss is None:
+            if closure is not None and not self._has_gradients():
+                return None
             raise TrainpilotError(
-                "a pilot's step needs the loss of the batch, optimizer.step(loss=loss), or a "
-                "closure that returns it; given: none"
+                "a pilot's step needs the loss of the batch, optimizer.step(loss=loss), "
+                "optimizer.observe(train_loss=loss) before it, or a closure that returns it; "
+                "given: none"
             )
         with torch.no_grad():
             self._step(loss)
@@ -132,7 +136,7 @@ class PilotOptimizer(torch.optim.Optimizer):
             # Somebody's function has failed in the last step.
             self._next_decision()
         parameters = self._parameters
-        if all(parameter.grad is None for parameter in parameters):
+        if not self._has_gradients():
             raise TrainpilotError(
                 "a pilot's step needs gradients, loss.backward() comes before it; given: "
                 "parameters without any"
@@ -144,7 +148,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         if self._steps != measured:
             self._update(parameters)
         else:
-            step = self._probe.begin(_scalar(loss), parameters, self._optimizers.mean)
+            step = self._probe.begin(scalar(loss), parameters, self._optimizers.mean)
             updated = self._update(parameters)
             means = [self._optimizers.mean(parameter) for parameter in parameters]
             self._probe.end(step, [mean for mean in means if mean is not None])
@@ -159,6 +163,9 @@ class PilotOptimizer(torch.optim.Optimizer):
         elif self._steps > measured:
             self._settings.write_rates(self._run.hyperparameters, self._factor())
 
+    def _has_gradients(self) -> bool:
+        return any(parameter.grad is not None for parameter in self._parameters)
+
     def _begin(self) -> None:
         self._ask_valid()
         self._agree(np.zeros(0))
@@ -171,8 +178,8 @@ class PilotOptimizer(torch.optim.Optimizer):
     def _agree(self, measured: np.ndarray) -> np.ndarray:
         """Let all processes of a distributed training have measured and been told the same."""
         device = self._parameters[0].device
-        measured, told = agree(measured, np.array(self._told), device)
-        self._told = Valid()
+        measured, told = agree(measured, np.array(self._told.valid), device)
+        self._told.valid = Valid()
         if not np.isnan(told[0]):
             self._run.valid = Valid(*told.tolist())
         return measured
@@ -232,8 +239,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         if self._validate is None:
             return
         found = self._validate()
-        loss, accuracy = found if isinstance(found, tuple) else (found, None)
-        self._told = _valid(loss, accuracy)
+        self._told.tell_valid(*(found if isinstance(found, tuple) else (found, None)))
 
     def _say_over(self) -> None:
         if not self._said_over:
@@ -306,7 +312,7 @@ class PilotOptimizer(torch.optim.Optimizer):
             "begun": self._begun,
             "clock": self._clock.settings,
             "shapes": self._shapes(),
-            "told": list(self._told),
+            "told": list(self._told.valid),
             "written": self._settings.state_dict(),
             "ended": self._ended,
         }
@@ -360,7 +366,7 @@ class PilotOptimizer(torch.optim.Optimizer):
         for group, saved in zip(self.param_groups, groups, strict=True):
             group |= saved
         self._settings.load_state_dict(pilot["written"])
-        self._told, self._ended = Valid(*pilot["told"]), pilot["ended"]
+        self._told.valid, self._ended = Valid(*pilot["told"]), pilot["ended"]
         self._begun = pilot["begun"]
         if not self._begun:
             return
@@ -382,19 +388,3 @@ class PilotOptimizer(torch.optim.Optimizer):
 
 #: What is counted and noted beside, by the names of the attributes.
 _COUNTS = ("steps", "updates", "good_updates", "over", "said_over")
-
-
-def _scalar(loss: Tensor | float) -> Tensor | float:
-    if isinstance(loss, Tensor):
-        require(loss.numel() == 1, "a pilot's loss must be one number", f"{loss.numel()} of them")
-        return loss.reshape(())
-    return loss
-
-
-def _valid(loss: float | Tensor, accuracy: float | Tensor | None) -> Valid:
-    value = float(loss)
-    # Not a number would say that there is no validation set.
-    return Valid(
-        float("inf") if np.isnan(value) else value,
-        float("nan") if accuracy is None else float(accuracy),
-    )

@@ -1,0 +1,105 @@
+"""What a training loop tells its pilot beside the gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainpilot.agents.pilot.training_run import Valid
+from trainpilot.inner_tasks.errors import require
+
+
+class Told:
+    """What was told and not yet used.
+
+    Attributes:
+        valid: what a validation set says; NaN where nothing was told.
+    """
+
+    def __init__(self) -> None:
+        self.valid = Valid()
+        self._train_loss: Tensor | float | None = None
+
+    def tell_valid(self, loss: float | Tensor, accuracy: float | Tensor | None = None) -> None:
+        """Take in what a validation set says; waits for the device.
+
+        Args:
+            loss: mean over it.
+            accuracy: in [0, 1]; None where it is not known.
+        """
+        value = float(loss)
+        # Not a number would say that there is no validation set.
+        self.valid = Valid(
+            float("inf") if np.isnan(value) else value,
+            float("nan") if accuracy is None else float(accuracy),
+        )
+
+    def tell_train(self, loss: float | Tensor) -> None:
+        """Take in the loss of a batch, beside those since the last `take_train`."""
+        own = scalar(loss)
+        # A copy, since a loop may go on to change its loss in place.
+        own = own.detach().clone() if isinstance(own, Tensor) else own
+        self._train_loss = own if self._train_loss is None else self._train_loss + own
+
+    def take_train(self) -> Tensor | float | None:
+        """The sum of the batches' losses, which begins anew; None where none was told."""
+        loss, self._train_loss = self._train_loss, None
+        return loss
+
+
+class ToldOptimizer(torch.optim.Optimizer):
+    """An optimizer that a training loop tells of losses.
+
+    Args:
+        groups: of parameters.
+        defaults: of what a group may have of its own.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], defaults: dict[str, Any]) -> None:
+        super().__init__(groups, defaults)
+        self._told = Told()
+
+    def observe(
+        self,
+        valid_loss: float | Tensor | None = None,
+        valid_accuracy: float | Tensor | None = None,
+        *,
+        train_loss: float | Tensor | None = None,
+    ) -> None:
+        """Tell what a validation set says, or the loss that the next `step` is not given.
+
+        Args:
+            valid_loss: mean loss over the set; the next decision is made on it.
+            valid_accuracy: accuracy on it, in [0, 1] (default: not known).
+            train_loss: what `backward` was called on, where a framework calls `step` without a
+                loss. Several before one step are summed, as their gradients are; `step` and
+                `zero_grad` forget them. It stays on its device.
+        """
+        if valid_loss is not None:
+            self._told.tell_valid(valid_loss, valid_accuracy)
+        if train_loss is not None:
+            self._told.tell_train(train_loss)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, and the losses that were told of them.
+
+        Args:
+            set_to_none: as torch's optimizers have it.
+        """
+        super().zero_grad(set_to_none)
+        self._told.take_train()
+
+
+def scalar(loss: Tensor | float) -> Tensor | float:
+    """A loss without dimensions.
+
+    Raises:
+        TrainpilotError: if it is more than one number.
+    """
+    if isinstance(loss, Tensor):
+        require(loss.numel() == 1, "a pilot's loss must be one number", f"{loss.numel()} of them")
+        return loss.reshape(())
+    return loss
