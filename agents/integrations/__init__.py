@@ -1,0 +1,1 @@
+"""The pilot in training loops of other libraries, each an optional extra."""

@@ -1,0 +1,57 @@
+"""Begins where an optimizer of torch would have begun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trainpilot.inner_tasks.errors import TrainpilotError
+
+_NAMES: dict[type[torch.optim.Optimizer], str] = {
+    torch.optim.Adam: "adam",
+    torch.optim.AdamW: "adam",
+    torch.optim.SGD: "sgd",
+    torch.optim.RMSprop: "rmsprop",
+}
+
+
+def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `Pilot.attach` that begin as an optimizer of torch is set.
+
+    Taken are its kind, its learning rate, weight decay (decoupled from now on) and momentum, and
+    its groups with the ratio of their learning rates and with weight decays of their own. All else
+    that it is set to has no part.
+
+    Args:
+        optimizer: that has made no step. What a scheduler has made of its learning rates is
+            undone.
+        options: arguments of `Pilot.attach` that come before what is taken.
+
+    Raises:
+        TrainpilotError: if it is neither Adam, AdamW, SGD nor RMSprop, and `options` lack
+            "optimizer" or "lr".
+    """
+    defaults, kind = optimizer.defaults, type(optimizer)
+    start: dict[str, Any] = {}
+    if kind in _NAMES:
+        start = {
+            "optimizer": "nesterov" if defaults.get("nesterov") else _NAMES[kind],
+            "lr": float(defaults["lr"]),
+            "weight_decay": float(defaults["weight_decay"]),
+            "momentum": float(defaults.get("momentum", defaults.get("betas", [0.9])[0])),
+        }
+    elif not {"optimizer", "lr"} <= options.keys():
+        raise TrainpilotError(
+            "a pilot takes over from Adam, AdamW, SGD or RMSprop of torch, from others where it is "
+            f"told the optimizer and the lr to begin with; given: {kind.__name__}"
+        )
+    start |= options
+    groups = []
+    for group in optimizer.param_groups:
+        rate = group.get("initial_lr", group["lr"])
+        own = {"params": group["params"], "lr": start["lr"] * float(rate / defaults["lr"])}
+        if group["weight_decay"] != defaults["weight_decay"]:
+            own["weight_decay"] = group["weight_decay"]
+        groups.append(own)
+    return {"params": groups, **start}
