@@ -1,0 +1,137 @@
+"""A `Trainer` of Hugging Face transformers whose optimizer is a pilot's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
+
+from trainpilot.agents.integrations.attaching import attach_logged, extra
+from trainpilot.agents.pilot.optimizer import PilotOptimizer
+from trainpilot.agents.pilot.pilot import Pilot
+from trainpilot.inner_tasks.errors import require
+
+with extra("transformers"):
+    from transformers import Trainer, TrainerCallback
+
+
+class PilotTrainer(Trainer):
+    """A `Trainer` that trains under a pilot.
+
+    Take it in the place of `Trainer`, or beside a trainer of another kind::
+
+        class PilotSeq2SeqTrainer(PilotTrainer, Seq2SeqTrainer): ...
+
+    The pilot begins with Adam and the arguments' `learning_rate`, `weight_decay` (none for biases
+    and norms, as the Trainer has it) and `adam_beta1`, or with what `pilot_options` say. `optim`,
+    `lr_scheduler_type` and the warm-up have no part. Every decision is logged as the Trainer logs
+    its own losses, as `decision_metrics` has it; checkpoints hold the pilot's state. Each call of
+    `train` begins anew, or where the checkpoint ends.
+
+    Args:
+        *args: of `Trainer`.
+        pilot: or what `Pilot.load` takes (default: the policy that ships).
+        pilot_options: arguments of `Pilot.attach`; `total_steps` is the Trainer's own where it is
+            not given.
+        monitor: metric of an evaluation that is the validation loss.
+        monitor_accuracy: metric, from `compute_metrics`, that is the accuracy, in [0, 1]
+            (default: none).
+        **kwargs: of `Trainer`.
+
+    Attributes:
+        pilot_optimizer: of the latest `train`.
+
+    Raises:
+        TrainpilotError: if it is given an optimizer or a scheduler, or its parameters are sharded.
+    """
+
+    pilot_optimizer: PilotOptimizer
+
+    def __init__(
+        self,
+        *args: Any,
+        pilot: Pilot | str = "default",
+        pilot_options: dict[str, Any] | None = None,
+        monitor: str = "eval_loss",
+        monitor_accuracy: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        given = (self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs)
+        require(
+            all(one is None for one in given),
+            "a pilot is the optimizer and the scheduler of its trainer",
+            ", ".join(type(one).__name__ for one in given if one is not None),
+        )
+        require(
+            not (self.is_deepspeed_enabled or self.is_fsdp_enabled),
+            "a pilot trains parameters that are whole on every device",
+            "DeepSpeed" if self.is_deepspeed_enabled else "FSDP",
+        )
+        self._pilot = pilot
+        self._pilot_options = pilot_options or {}
+        self._monitor = monitor
+        self._monitor_accuracy = monitor_accuracy
+        self.add_callback(_ForgetSkipped())
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Attach the pilot."""
+        own: nn.Module = self.model if model is None else model  # type: ignore[assignment]
+        decayed = set(self.get_decay_parameter_names(own))
+        trained = {name: one for name, one in own.named_parameters() if one.requires_grad}
+        undecayed = trained.keys() - decayed
+        groups: list[dict[str, Any]] = [
+            {"params": [one for name, one in trained.items() if name in decayed]},
+            {
+                "params": [one for name, one in trained.items() if name in undecayed],
+                "weight_decay": 0.0,
+            },
+        ]
+        options = {
+            "total_steps": self.state.max_steps,
+            "params": groups,
+            "lr": self.args.learning_rate,
+            "weight_decay": self.args.weight_decay,
+            "momentum": self.args.adam_beta1,
+            **self._pilot_options,
+        }
+
+        def log(metrics: dict[str, float], _: int) -> None:
+            self.log(metrics)
+
+        self.pilot_optimizer = attach_logged(self._pilot, own, log, options)
+        self.optimizer = self.pilot_optimizer
+        return self.pilot_optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """A scheduler that changes nothing: the Trainer calls one, and logs its learning rate."""
+        own = self.optimizer if optimizer is None else optimizer
+        scheduler = ConstantLR(own, factor=1.0)  # type: ignore[arg-type]
+        self.lr_scheduler = scheduler  # type: ignore[assignment]
+        return scheduler
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's, whose loss the pilot is told."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self.pilot_optimizer.observe(train_loss=loss)
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The Trainer's; the pilot is told what it finds in the course of a training."""
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        if self.is_in_train and self._monitor in metrics:
+            accuracy = metrics.get(self._monitor_accuracy or "")
+            self.pilot_optimizer.observe(metrics[self._monitor], accuracy)
+        return metrics
+
+
+class _ForgetSkipped(TrainerCallback):
+    """Where a gradient scaler has skipped a step, its losses are none of the next one's."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called once for all batches of a step; there are no gradients yet."""
+        kwargs["optimizer"].optimizer.zero_grad()
