@@ -19,9 +19,9 @@ _NAMES: dict[type[torch.optim.Optimizer], str] = {
 def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `Pilot.attach` that begin as an optimizer of torch is set.
 
-    Taken are its kind, its learning rate, weight decay (decoupled from now on) and momentum, and
-    its groups with the ratio of their learning rates and with weight decays of their own. All else
-    that it is set to has no part.
+    Taken are its kind, its learning rate, its weight decay (decoupled from now on), the momentum
+    of SGD or Adam's beta1, and its groups with the ratio of their learning rates and with weight
+    decays of their own. All else that it is set to has no part.
 
     Args:
         optimizer: that has made no step. What a scheduler has made of its learning rates is
@@ -39,8 +39,10 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
             "optimizer": "nesterov" if defaults.get("nesterov") else _NAMES[kind],
             "lr": float(defaults["lr"]),
             "weight_decay": float(defaults["weight_decay"]),
-            "momentum": float(defaults.get("momentum", defaults.get("betas", [0.9])[0])),
         }
+        if kind is not torch.optim.RMSprop:
+            own_momentum = defaults["momentum"] if "momentum" in defaults else defaults["betas"][0]
+            start["momentum"] = float(own_momentum)
     elif not {"optimizer", "lr"} <= options.keys():
         raise TrainpilotError(
             "a pilot takes over from Adam, AdamW, SGD or RMSprop of torch, from others where it is "
