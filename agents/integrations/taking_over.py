@@ -43,7 +43,7 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
         if kind is not torch.optim.RMSprop:
             own_momentum = defaults["momentum"] if "momentum" in defaults else defaults["betas"][0]
             start["momentum"] = float(own_momentum)
-    elif not {"optimizer", "lr"} <= options.keys():
+    elif not {"optimizer", "lr"} <= options.keys() or "lr" not in defaults:
         raise TrainpilotError(
             "a pilot takes over from Adam, AdamW, SGD or RMSprop of torch, from others where it is "
             f"told the optimizer and the lr to begin with; given: {kind.__name__}"
@@ -53,7 +53,7 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
     for group in optimizer.param_groups:
         rate = group.get("initial_lr", group["lr"])
         own = {"params": group["params"], "lr": start["lr"] * float(rate / defaults["lr"])}
-        if group["weight_decay"] != defaults["weight_decay"]:
+        if group.get("weight_decay") != defaults.get("weight_decay"):
             own["weight_decay"] = group["weight_decay"]
         groups.append(own)
     return {"params": groups, **start}
