@@ -16,7 +16,7 @@ from trainpilot.agents.evaluation.report.curves import quantiles, quartile_curve
 from trainpilot.agents.evaluation.report.findings import find
 from trainpilot.agents.evaluation.report.html_page import render_html
 from trainpilot.agents.evaluation.report.markdown import render_markdown
-from trainpilot.agents.evaluation.report.words import interval, number, percent
+from trainpilot.agents.evaluation.report.words import interval, number, percent, verdict
 from trainpilot.agents.evaluation.report.writing import write_report
 
 FILES = ["report.html", "report.md"]
@@ -100,7 +100,9 @@ def test_the_headline_is_the_policy_with_its_uncertainty(results):
 
 def test_no_loss_is_hidden(results):
     summary = results["summary"]
-    summary["policy"]["speedup"]["oracle_fixed"].update(geomean=0.9, ci_low=0.85, ci_high=0.97)
+    summary["policy"]["speedup"]["oracle_fixed"].update(
+        geomean=0.9, ci_low=0.85, ci_high=0.97, reached=0.96
+    )
     summary["policy"]["speedup"]["adam_default"].update(geomean=3.0, ci_low=2.8, ci_high=3.1)
     summary["step_decay"]["speedup"]["adam_default"].update(geomean=4.0, ci_low=3.5, ci_high=4.5)
     for number_, task in enumerate(results["tasks"]):
@@ -123,6 +125,30 @@ def test_no_loss_is_hidden(results):
     assert "mnist_cnn (reached in 67 %)" in shortfalls
     assert "diverged, on digits_mlp (25 %)" in shortfalls
     assert "code_transformer (0.600, Adam 0.500) and digits_cnn (none" in shortfalls
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "reached", "said"),
+    [
+        (0.8, 0.9, 0.95, "slower"),
+        (1.1, 1.2, 1.0, "faster"),
+        (0.9, 1.1, 1.0, "no clear difference"),
+        (0.8, 0.9, 0.94, "no verdict, as too few runs get there"),
+        (1.1, 1.2, 0.5, "no verdict, as too few runs get there"),
+        (1.1, 1.2, None, "no verdict, as too few runs get there"),
+        (None, None, 1.0, "nothing is known of chance"),
+    ],
+)
+def test_a_verdict_needs_runs_that_reach_the_target(low, high, reached, said):
+    assert verdict(low, high, reached) == said
+
+
+def test_a_worst_task_with_misses_is_not_called_slower(results):
+    own = results["summary"]["policy"]
+    own["speedup"]["adam_default"] |= {"worst": 0.8, "worst_task": "digits_cnn"}
+    for reached, end in ((1.0, "at 0.800, slower than Adam's default."), (0.9, "at 0.800.")):
+        own["tasks"]["digits_cnn"]["reached"]["adam_default"] = reached
+        assert f"Its worst task is digits_cnn, {end}" in find(results).shortfalls
 
 
 @pytest.mark.parametrize(

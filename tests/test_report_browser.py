@@ -153,6 +153,20 @@ def test_headings_and_curves_tell_their_values(page):
     assert "3,840 samples" in tip.inner_text()
 
 
+def test_tiles_give_a_verdict_only_where_runs_reach_the_target(browser, tmp_path):
+    results = make_results()
+    own = results["summary"]["policy"]["speedup"]
+    own["adam_default"] |= {"ci_low": 1.1, "ci_high": 1.2, "reached": 0.95}
+    own["oracle_fixed"] |= {"ci_low": 0.8, "ci_high": 0.9, "reached": 0.94}
+    path = tmp_path / "report.html"
+    path.write_text(render_html(results, find(results)))
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    words = page.locator("#glance small").all_inner_texts()
+    page.close()
+    assert words == ["faster", "no verdict: misses"]
+
+
 def test_dots_and_strips_follow_their_controls(page):
     n_controllers = len(order(page))
     assert page.locator("#dots g.dot").count() == 4 * n_controllers

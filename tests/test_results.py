@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
-from finished_runs import DECISIONS, SLOW, run
+from finished_runs import BUDGET, DECISIONS, SLOW, run
 
 from trainpilot.agents.evaluation.results import results
 from trainpilot.agents.evaluation.table import print_summary, print_tasks
@@ -72,6 +73,27 @@ def test_a_controller_compared_with_itself_gives_exactly_one():
             assert entry["speedup_with_search"][reference] == 1.0
             assert {entry["tasks"][task]["speedup"][reference] for task in "tu"} == {1.0}
         assert entry["final_test_loss_ratio"] == 1.0
+
+
+def test_an_equal_rival_does_not_get_one():
+    """Runs that differ by chance alone: the number that docs/evaluation.md warns with.
+
+    Every second run ends above its reference and counts as 2 budgets; a run that gets there does
+    so somewhat before the end. With hardly any chance that comes to sqrt(1/2 * 1) = 0.71.
+    """
+    random = np.random.default_rng(0)
+    progress = np.linspace(0, 1, 31)
+
+    def by_chance(name, seed):
+        luck = random.normal(0, 0.05) + random.normal(0, 0.02, 30)
+        losses = np.exp(-progress + [0, *luck]).tolist()
+        return run(name, losses, seed, samples=[BUDGET * i // 30 for i in range(31)])
+
+    content = compared([by_chance(name, seed) for seed in range(2000) for name in ("adam", "twin")])
+    speedup = vs_adam(content, "twin")
+    assert speedup["geomean"] == pytest.approx(0.72, abs=0.02)
+    assert speedup["reached"] == pytest.approx(0.5, abs=0.04)
+    assert speedup["probability_of_improvement"] == pytest.approx(0.4, abs=0.04)
 
 
 def test_speedups_are_what_arithmetic_says(two_tasks):

@@ -123,7 +123,7 @@ def _comparison(results: Results, subject: str, rival: str | None, reference: st
         sentences.append(
             f"To the final loss of {label(other)} it is {times(line['geomean'])} "
             f"{uncertainty(line['ci_low'], line['ci_high'])}: "
-            f"{verdict(line['ci_low'], line['ci_high'])}; "
+            f"{verdict(line['ci_low'], line['ci_high'], line['reached'])}; "
             f"it gets there in {percent(line['reached'])} of runs."
         )
     return sentences + _feedback(results, subject, reference)

@@ -14,7 +14,7 @@ from trainpilot.agents.evaluation.report.lookup import (
     main_reference,
 )
 from trainpilot.agents.evaluation.report.reading import Results
-from trainpilot.agents.evaluation.report.words import KINDS, MEASURES
+from trainpilot.agents.evaluation.report.words import DECISIVE, KINDS, MEASURES
 
 #: What the curves can show, and what a diverged run counts as.
 CURVES = {
@@ -30,9 +30,10 @@ def payload(results: Results, findings: Findings) -> dict[str, Any]:
     """The data of the page, ready for JSON: curves have 4 significant digits.
 
     Returns:
-        `subject`, `rival`, `reference` (that of the headline), `references`, `kinds`, `measures`,
-        `controllers` (fastest first, each with its summary), `tasks`, `optimizers`, `settings`, and
-        `runs`, by task and controller: `curves` (quartiles), `schedule` (by seed) and `seeds`.
+        `subject`, `rival`, `reference` (that of the headline), `decisive`, `references`, `kinds`,
+        `measures`, `controllers` (fastest first, each with its summary), `tasks`, `optimizers`,
+        `settings`, and `runs`, by task and controller: `curves` (quartiles), `schedule` (by seed)
+        and `seeds`.
     """
     optimizers = sorted(
         {
@@ -50,6 +51,7 @@ def payload(results: Results, findings: Findings) -> dict[str, Any]:
         "subject": findings.subject,
         "rival": findings.rival,
         "reference": reference,
+        "decisive": DECISIVE,
         "references": [
             {"name": name, "label": label(name), "controller": controller}
             for name, controller in results["references"].items()

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainpilot.agents.evaluation.report.lookup import ADAM, called, label, speedup
 from trainpilot.agents.evaluation.report.reading import Results
-from trainpilot.agents.evaluation.report.words import listed, number, percent, plural
+from trainpilot.agents.evaluation.report.words import DECISIVE, listed, number, percent, plural
 
 
 def shortfalls(results: Results, subject: str, rivals: list[str], reference: str) -> list[str]:
@@ -62,7 +62,9 @@ def _worst(results: Results, subject: str, reference: str) -> list[str]:
     own = speedup(results, subject, reference)
     if own.get("worst") is None:
         return []
-    slower = f", slower than {label(reference)}" if own["worst"] < 1 else ""
+    of_task = results["summary"][subject]["tasks"][own["worst_task"]]
+    sure = (of_task["reached"].get(reference) or 0) >= DECISIVE
+    slower = f", slower than {label(reference)}" if own["worst"] < 1 and sure else ""
     return [f"Its worst task is {own['worst_task']}, at {number(own['worst'])}{slower}."]
 
 

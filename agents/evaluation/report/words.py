@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+#: From this share of runs that reach a target on, its speed-up says who is faster.
+DECISIVE = 0.95
+
 #: What stands where there is no number.
 NONE = "-"
 
@@ -57,7 +60,8 @@ MEASURES = {
     "speedup": (
         "Speed-up",
         "Samples that the reference needs to its own final loss, over the samples to that loss. "
-        "Geometric mean over tasks and seeds. Above 1 is faster.",
+        "Geometric mean over tasks and seeds. An equal rival does not get 1: it ends above the "
+        "reference in every second run, a miss, and comes to 0.7 or so. Above 1 is faster.",
     ),
     "interval": (
         "95 % interval",
@@ -70,10 +74,15 @@ MEASURES = {
     "iqm": ("Middle half", "Mean of the middle half of all speed-ups: outliers do not move it."),
     "probability_of_improvement": (
         "Better",
-        "How often a run needs fewer samples than the reference's; a tie counts half.",
+        "How often a run needs fewer samples than the reference's; a tie counts half. The "
+        "reference never misses its own final loss, an equal rival often: it comes to 40 % or so.",
     ),
     "worst": ("Worst task", "The lowest speed-up of any task, and which task that is."),
-    "reached": ("Reached", "Share of the runs that reach the reference's final loss at all."),
+    "reached": (
+        "Reached",
+        "Share of the runs that reach the reference's final loss at all. An equal rival ends above "
+        "it about half of the time.",
+    ),
     "speedup_with_search": (
         "With search",
         "The speed-up when the samples that were spent on tuning count too.",
@@ -148,10 +157,19 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def verdict(low: float | None, high: float | None) -> str:
-    """What an interval of a speed-up says: faster, slower, or no clear difference."""
+def verdict(low: float | None, high: float | None, reached: float | None) -> str:
+    """What an interval of a speed-up says: faster, slower, or no clear difference.
+
+    Args:
+        low: its lower end.
+        high: its upper end.
+        reached: share of the runs that reach the target. Where it is small the speed-up hangs
+            on what a miss counts as.
+    """
     if low is None or high is None:
         return "nothing is known of chance"
+    if reached is None or reached < DECISIVE:
+        return "no verdict, as too few runs get there"
     if low > 1:
         return "faster"
     return "slower" if high < 1 else "no clear difference"
