@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from trainpilot.agents.choice_seed import choice_seed
 from trainpilot.agents.controller import Controller, Decision, View, join_factors
 from trainpilot.agents.held_out import HeldOut, measure_test
 from trainpilot.agents.records import Made
@@ -47,7 +48,8 @@ def roll_out(
     Args:
         task: the inner task.
         controllers: by name.
-        seeds: of the runs; a seed means the same weights and data for every controller.
+        seeds: of the runs; a seed means the same weights and data for every controller. What
+            controllers draw at random depends on the first of them and on the task's name.
         config: of the environment.
         on_decision: called after each decision.
         held_out: measure `test` in mid-run too, for reports (default: False).
@@ -70,7 +72,7 @@ def roll_out(
         for number, name in enumerate(controllers)
     }
     for controller in controllers.values():
-        controller.begin(len(seeds), inner.actions, seeds[0])
+        controller.begin(len(seeds), inner.actions, choice_seed(seeds[0], task.name))
     budget = config.n_micro_batches * task.micro_batch_size
     runs = [
         Run(task.name, name, seed, budget)

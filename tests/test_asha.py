@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from trainpilot.agents.choice_seed import choice_seed
 from trainpilot.agents.evaluation.asha import Asha
-from trainpilot.agents.evaluation.search import choice_seed
 from trainpilot.agents.run import Run
 from trainpilot.envs.config import EnvConfig
 
@@ -28,7 +28,7 @@ def trained(halving, loss, diverges_after=math.inf):
 
 
 def test_poor_trials_end_at_a_rung_and_good_ones_go_on():
-    halving = Asha().halvings([0], CONFIG)[0]
+    halving = Asha().halvings("task", [0], CONFIG)[0]
     # The lowest quarter of those at a rung goes on, and at least the lowest. Rungs: 2, 8.
     assert trained(halving, 1.0) == 32
     assert trained(halving, 2.0) == 2
@@ -38,8 +38,8 @@ def test_poor_trials_end_at_a_rung_and_good_ones_go_on():
 
 
 def test_the_best_of_those_that_reach_their_end_wins_and_what_diverges_ends_at_once():
-    halving = Asha().halvings([0], CONFIG)[0]
-    generator = np.random.default_rng(choice_seed(0))
+    halving = Asha().halvings("task", [0], CONFIG)[0]
+    generator = np.random.default_rng(choice_seed(0, "task"))
     drawn = [Asha().space.draw(generator) for _ in range(3)]
     assert trained(halving, 1.0) == 32
     assert halving.best == drawn[0]
@@ -51,9 +51,9 @@ def test_the_best_of_those_that_reach_their_end_wins_and_what_diverges_ends_at_o
 
 def test_until_a_trial_ends_the_one_that_came_furthest_is_the_best():
     space = Asha().space
-    generator = np.random.default_rng(choice_seed(0))
+    generator = np.random.default_rng(choice_seed(0, "task"))
     drawn = [space.draw(generator) for _ in range(6)]
-    halving = Asha().halvings([0], CONFIG)[0]
+    halving = Asha().halvings("task", [0], CONFIG)[0]
     assert trained(halving, 0.1, diverges_after=1) == 1
     assert halving.best == drawn[0]
     # Passes the rungs 2 and 8, and is no answer for all that.
@@ -70,9 +70,9 @@ def test_until_a_trial_ends_the_one_that_came_furthest_is_the_best():
 
 
 def test_a_trial_that_goes_on_counts_until_it_diverges():
-    generator = np.random.default_rng(choice_seed(0))
+    generator = np.random.default_rng(choice_seed(0, "task"))
     drawn = [Asha().space.draw(generator) for _ in range(2)]
-    halving = Asha().halvings([0], CONFIG)[0]
+    halving = Asha().halvings("task", [0], CONFIG)[0]
     assert trained(halving, 0.1, diverges_after=1) == 1
     halving.next()
     assert halving.best == drawn[1]
@@ -87,7 +87,7 @@ def test_a_trial_that_goes_on_counts_until_it_diverges():
 
 @pytest.mark.parametrize("diverges_after", [1, 2])
 def test_what_diverges_is_among_those_at_its_rung(diverges_after):
-    halving = Asha().halvings([0], CONFIG)[0]
+    halving = Asha().halvings("task", [0], CONFIG)[0]
     assert trained(halving, 1.0) == 32
     for _ in range(6):
         assert trained(halving, 0.5, diverges_after) == diverges_after
@@ -97,8 +97,8 @@ def test_what_diverges_is_among_those_at_its_rung(diverges_after):
 
 def test_no_more_is_spent_than_was_given(moons, monkeypatch):
     search = Asha(budgets=(1, 6))
-    halvings = search.halvings([0, 1], CONFIG)
-    monkeypatch.setattr(search, "halvings", lambda seeds, config: halvings)
+    halvings = search.halvings("moons", [0, 1], CONFIG)
+    monkeypatch.setattr(search, "halvings", lambda *_: halvings)
     spent = []
     found = search.find(moons, [0, 1], CONFIG, lambda: spent.append(1))
     assert len(spent) == 2 * 6 * 32
@@ -114,7 +114,7 @@ def test_no_more_is_spent_than_was_given(moons, monkeypatch):
 @pytest.mark.parametrize(("decisions", "rung"), [(30, 2), (5, 1), (64, 4)])
 def test_the_first_rung_is_a_share_of_the_budget(decisions, rung):
     config = EnvConfig(decisions=decisions)
-    halving = Asha().halvings([0], config)[0]
+    halving = Asha().halvings("task", [0], config)[0]
     for loss in (1.0, 2.0):
         halving.next()
         run = Run("task", "trial", 0, 1, valid_loss=[9.0, loss])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -83,16 +84,30 @@ def test_shuffled_actions_are_the_same_ones_in_another_order(moons):
         np.testing.assert_allclose(*[np.sort(step) for step in steps], atol=1e-9)
 
 
+def test_actions_are_shuffled_otherwise_on_another_task(moons):
+    whole = policy(optimizers=[])
+    own = runs_of(moons, whole)
+    elsewhere = [replace(run, task="elsewhere") for run in own]
+    shuffled = [
+        without_feedback("policy", whole, runs, 6)[runs[0].task][-1].made.actions
+        for runs in (own, own, elsewhere)
+    ]
+    assert shuffled[0] == shuffled[1]
+    assert shuffled[0] != shuffled[2]
+
+
 def test_parts_heed_only_what_they_say(moons):
     assert parts_of("policy", policy(optimizers=[])) == []
     parts = {each.name: each.made for each in parts_of("policy", policy())}
     assert list(parts) == ["policy_optimizer_only", "policy_no_switching", "policy_no_optimizer"]
     scales = {"adam": 1, "sgd": 30, "rmsprop": 1}
+    chosen = set()
     for run in runs_of(moons, parts["policy_optimizer_only"]):
         assert [r["learning_rate"] / scales[r["optimizer"]] for r in run.decisions] == (
             pytest.approx([1e-3] * 6)
         )
-        assert len({r["optimizer"] for r in run.decisions}) > 1
+        chosen |= {r["optimizer"] for r in run.decisions}
+    assert chosen == set(scales)
     for run in runs_of(moons, parts["policy_no_optimizer"]):
         assert {r["optimizer"] for r in run.decisions} == {"adam"}
         assert len(set(rates(run))) > 1

@@ -40,6 +40,15 @@ def test_controllers_start_from_the_same_weights_and_data(moons):
         assert a.test_loss == pytest.approx(b.test_loss, rel=1e-5)
 
 
+def test_the_same_seed_draws_otherwise_on_another_task(moons, uncommon_moons):
+    def taken(task):
+        run = roll_out(task, {"chance": RandomPolicy()}, [4], CONFIG).runs[0]
+        return [(record["optimizer"], record["learning_rate"]) for record in run.decisions]
+
+    assert taken(moons) == taken(moons)
+    assert taken(moons) != taken(uncommon_moons)
+
+
 def test_the_result_is_that_of_a_plain_torch_loop(moons):
     rollout = roll_out(moons, {"adam": Constant("adam", 0.01)}, [4], CONFIG)
     torch.manual_seed(4)

@@ -14,6 +14,7 @@ import optuna
 import pytest
 from omegaconf import OmegaConf
 
+from trainpilot.agents.choice_seed import choice_seed
 from trainpilot.agents.evaluation.asha import Asha
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.fingerprints import fingerprint_of_contender
@@ -21,7 +22,7 @@ from trainpilot.agents.evaluation.method import Method
 from trainpilot.agents.evaluation.oracle import Oracle
 from trainpilot.agents.evaluation.pbt import PopulationBasedTraining
 from trainpilot.agents.evaluation.random_search import RandomSearch
-from trainpilot.agents.evaluation.search import best_of_first, choice_seed, trial_seed
+from trainpilot.agents.evaluation.search import best_of_first, trial_seed
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.agents.evaluation.tpe import Tpe
 from trainpilot.agents.evaluation.trials import Trial, final_valid_loss, train_trials
@@ -67,7 +68,7 @@ def test_a_trial_does_not_depend_on_those_beside_it(moons):
 def test_random_search_is_the_best_of_the_first_trials(moons):
     search = RandomSearch(budgets=(1, 3, 9))
     runs = search.train("random", moons, [4], CONFIG)
-    generator = np.random.default_rng(choice_seed(4))
+    generator = np.random.default_rng(choice_seed(4, "moons"))
     drawn = [search.space.draw(generator) for _ in range(9)]
     trials = [Trial(each, trial_seed(4)) for each in drawn]
     losses = [final_valid_loss(run) for run in train_trials(moons, trials, CONFIG)]
@@ -88,9 +89,26 @@ def test_tpe_is_what_optuna_itself_does_with_an_objective(moons):
         return final_valid_loss(train_trials(moons, [Trial(chosen, trial_seed(4))], CONFIG)[0])
 
     run = Tpe(budgets=(16,)).train("tpe", moons, [4], CONFIG)[0]
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=choice_seed(4)))
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=choice_seed(4, "moons")))
     study.optimize(objective, 16)
     assert run.configuration == Configuration(**study.best_params).to_json()
+
+
+def test_choices_at_random_differ_among_tasks_and_seeds():
+    drawn = {choice_seed(seed, f"task_{number}") for seed in range(50) for number in range(10)}
+    assert len(drawn) == 500
+    # By arithmetic alone, on every machine.
+    assert choice_seed(3, "moons") == 0x371A46BE
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_the_same_seed_searches_otherwise_on_another_task(search, moons):
+    def configuration(name):
+        task = TensorTask(name, model=moons.make_model, splits=moons.splits, micro_batch_size=10)
+        return search(budgets=(1,)).train("search", task, [3], CONFIG)[0].configuration
+
+    assert configuration("one") == configuration("one")
+    assert configuration("one") != configuration("two")
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -100,7 +118,7 @@ def test_only_the_valid_loss_is_looked_at(search, moons):
     def poisoned(*names):
         wrong = {name: replace_targets(getattr(splits, name)) for name in names}
         return TensorTask(
-            "poisoned", model=moons.make_model, splits=splits._replace(**wrong), micro_batch_size=10
+            "moons", model=moons.make_model, splits=splits._replace(**wrong), micro_batch_size=10
         )
 
     def configurations(task):
@@ -133,8 +151,8 @@ def test_the_result_of_a_seed_is_the_same_beside_others_and_again(search, moons)
 
 def test_trials_have_neither_the_seed_of_the_run_that_counts_nor_that_of_another():
     seeds = range(50)
-    derived = {trial_seed(seed) for seed in seeds} | {choice_seed(seed) for seed in seeds}
-    assert len(derived) == 100
+    derived = {trial_seed(seed) for seed in seeds}
+    assert len(derived) == 50
     assert derived.isdisjoint(seeds)
 
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from trainpilot.agents.choice_seed import choice_seed
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.optuna_studies import import_optuna
 from trainpilot.agents.evaluation.search import (
     Found,
     Search,
-    choice_seed,
     found,
     require_whole,
     trial_seed,
@@ -73,7 +73,7 @@ class Asha(Search):
         rows = TrialRows(task, len(seeds), config)
         # A row that no seed needs searches like the first.
         searched = [*seeds, *[seeds[0]] * (rows.n_rows - len(seeds))]
-        halvings = self.halvings(searched, config)
+        halvings = self.halvings(task.name, searched, config)
         rows.begin(range(rows.n_rows), [halving.next() for halving in halvings])
         best: dict[int, list[Found]] = {}
         last = max(self.budgets) * config.decisions
@@ -88,12 +88,12 @@ class Asha(Search):
                 rows.begin(ended, [halvings[row].next() for row in ended])
         return [best[budget] for budget in self.budgets]
 
-    def halvings(self, seeds: Sequence[int], config: EnvConfig) -> list[Halving]:
+    def halvings(self, task: str, seeds: Sequence[int], config: EnvConfig) -> list[Halving]:
         """A search for each seed, before its first trial."""
         optuna = import_optuna()
         first_rung = max(round(self.first_rung * config.decisions), 1)
         return [
-            Halving(self.space, seed, config.decisions, first_rung, self.eta, optuna)
+            Halving(self.space, task, seed, config.decisions, first_rung, self.eta, optuna)
             for seed in seeds
         ]
 
@@ -115,6 +115,7 @@ class Halving:
 
     Args:
         space: what is searched.
+        task: its name.
         seed: of the evaluation.
         decisions: of a whole trial.
         first_rung: decisions before the first rung.
@@ -128,6 +129,7 @@ class Halving:
     def __init__(
         self,
         space: SearchSpace,
+        task: str,
         seed: int,
         decisions: int,
         first_rung: int,
@@ -135,7 +137,7 @@ class Halving:
         optuna: ModuleType,
     ) -> None:
         self._space, self._seed, self._decisions = space, seed, decisions
-        self._generator = np.random.default_rng(choice_seed(seed))
+        self._generator = np.random.default_rng(choice_seed(seed, task))
         pruner = optuna.pruners.SuccessiveHalvingPruner(first_rung, eta)
         # Configurations are drawn as random search draws them; the sampler has nothing to do.
         sampler = optuna.samplers.RandomSampler(seed=0)

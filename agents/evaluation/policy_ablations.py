@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trainpilot.agents.choice_seed import choice_seed
 from trainpilot.agents.controller import Controller, Decision, View
 from trainpilot.agents.evaluation.contenders import Contender
 from trainpilot.agents.policy import PolicyController
@@ -220,5 +221,5 @@ def without_feedback(
 def _shuffled(run: Run, decisions: int) -> list[list[int]]:
     """A run's actions in another order; those of a run that ended early, again and again."""
     taken = [record["action"] for record in run.decisions]
-    order = np.random.default_rng(run.seed).permutation(decisions)
+    order = np.random.default_rng(choice_seed(run.seed, run.task)).permutation(decisions)
     return [taken[place % len(taken)] for place in order]

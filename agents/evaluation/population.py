@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from trainpilot.agents.choice_seed import choice_seed
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.replay import Replay
-from trainpilot.agents.evaluation.search import Found, choice_seed, trial_seed
+from trainpilot.agents.evaluation.search import Found, trial_seed
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
@@ -53,7 +54,7 @@ class Populations:
     ) -> None:
         self._size, self._space = size, space
         self._shape = len(seeds), size
-        self._generators = [np.random.default_rng(choice_seed(seed)) for seed in seeds]
+        self._generators = [np.random.default_rng(choice_seed(seed, task.name)) for seed in seeds]
         drawn = [space.draw(generator) for generator in self._generators for _ in range(size)]
         own_seeds = [trial_seed(seed) for seed in seeds for _ in range(size)]
         # A lone row takes other paths through the arithmetic than one of several.

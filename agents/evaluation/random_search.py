@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainpilot.agents.choice_seed import choice_seed
 from trainpilot.agents.evaluation.search import (
     Found,
     Search,
     best_of_first,
-    choice_seed,
     found,
     trial_seed,
 )
@@ -39,7 +39,7 @@ class RandomSearch(Search):
         most = max(self.budgets)
         drawn = []
         for seed in seeds:
-            generator = np.random.default_rng(choice_seed(seed))
+            generator = np.random.default_rng(choice_seed(seed, task.name))
             drawn.append([self.space.draw(generator) for _ in range(most)])
         trials = [
             Trial(each, trial_seed(seed))

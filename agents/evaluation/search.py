@@ -24,9 +24,6 @@ from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.protocol import InnerTask
 
-#: What seeds are derived for.
-_TRIALS, _CHOICES = 1, 2
-
 
 class Found(NamedTuple):
     """What a search has settled on for one seed.
@@ -155,16 +152,7 @@ class Search(ABC):
 
 def trial_seed(seed: int) -> int:
     """The seed of all trials of the search that belongs to a seed of the evaluation."""
-    return _derived(seed, _TRIALS)
-
-
-def choice_seed(seed: int) -> int:
-    """The seed of what that search draws at random."""
-    return _derived(seed, _CHOICES)
-
-
-def _derived(seed: int, purpose: int) -> int:
-    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
 
 
 def best_of_first(

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trainpilot.agents.choice_seed import choice_seed
 from trainpilot.agents.evaluation.configuration import Configuration
 from trainpilot.agents.evaluation.optuna_studies import import_optuna
 from trainpilot.agents.evaluation.search import (
     Found,
     Search,
     best_of_first,
-    choice_seed,
     found,
     trial_seed,
 )
@@ -51,7 +51,9 @@ class Tpe(Search):
         """What is found with each budget for each seed, as `Search` has it."""
         optuna = import_optuna()
         studies = [
-            optuna.create_study(sampler=optuna.samplers.TPESampler(seed=choice_seed(seed)))
+            optuna.create_study(
+                sampler=optuna.samplers.TPESampler(seed=choice_seed(seed, task.name))
+            )
             for seed in seeds
         ]
         space, distributions = self.space, optuna.distributions
