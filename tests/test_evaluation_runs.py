@@ -6,6 +6,7 @@ import importlib
 import sys
 import threading
 from dataclasses import asdict
+from types import ModuleType
 
 import pytest
 import torch
@@ -194,6 +195,19 @@ def test_the_code_of_the_working_folder_is_part_of_the_setting(tmp_path, monkeyp
     (tmp_path / "mine_for_a_test.py").write_text("RATE = 2")
     assert len({before, one, fingerprint_of_setting(CONFIG)}) == 3
     del sys.modules["mine_for_a_test"]
+
+
+def test_in_a_checkout_modules_that_no_run_depends_on_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = fingerprint_of_setting(CONFIG)
+    for name in ("trainpilot.agents.evaluation.report.mine_for_a_test", "trainpilots_own"):
+        path = tmp_path / f"{name}.py"
+        path.write_text("WORD = 'faster'")
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        monkeypatch.setitem(sys.modules, name, module)
+        # A module of the user's own may have a name that begins so.
+        assert (fingerprint_of_setting(CONFIG) == before) == name.startswith("trainpilot.")
 
 
 def test_a_contender_is_known_by_its_settings():

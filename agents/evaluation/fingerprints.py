@@ -129,12 +129,18 @@ def _own_code() -> str:
 
 
 def _users_code() -> dict[str, str]:
-    """Hashes of the modules that come from the working folder and are not installed there."""
+    """Hashes of the modules that come from the working folder and are not installed there.
+
+    Trainpilot's own are not among them, where the working folder is a checkout: `_own_code`
+    knows which of those runs depend on.
+    """
     here = Path.cwd()
     found = {}
     for name, module in sorted(sys.modules.items()):
         path = Path(getattr(module, "__file__", None) or "/")
         installed = {"site-packages", "dist-packages"} & set(path.parts)
+        if name.partition(".")[0] == "trainpilot":
+            continue
         if path.is_relative_to(here) and not installed and path.suffix == ".py":
             found[name] = _hash_of_file(path)
     return found
