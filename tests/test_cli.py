@@ -234,8 +234,8 @@ def test_the_reference_is_adams_default_whatever_adam_is_set_to(run, tmp_path):
     )  # fmt: skip
     assert result.code == 0, result.err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["references"] == {"adam_default": "adam_default"}
-    assert results["summary"]["adam_default"]["speedup"]["adam_default"]["geomean"] == 1
+    assert results["references"] == {"adam_default": "reference_adam"}
+    assert results["summary"]["reference_adam"]["speedup"]["adam_default"]["geomean"] == 1
     assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] != 1
 
 

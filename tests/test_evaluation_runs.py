@@ -25,6 +25,7 @@ from trainpilot.agents.run import Run
 from trainpilot.agents.schedules import StepDecay
 from trainpilot.envs.config import EnvConfig
 from trainpilot.inner_tasks import TensorTask
+from trainpilot.inner_tasks.catalogue import option
 from trainpilot.inner_tasks.errors import TrainpilotError
 
 CONFIG = EnvConfig(decisions=4, micro_batches_per_decision=3)
@@ -253,6 +254,17 @@ def test_a_worker_that_dies_is_told_in_a_sentence():
         evaluation.runs({"moons": [contender("dying", Dying("adam", 1e-3))]}, "testing")
 
 
+@pytest.mark.parametrize("name", ["shared_fixed", "shared_cosine"])
+def test_a_shared_setting_that_was_changed_is_a_rival_of_the_reference(name):
+    own = option("controller", name)
+    own[name].learning_rate = 0.02
+    found, lines = complete(make_contenders(own, {}), [name])
+    assert [each.lines for each in found] == [[name], [f"reference_{name}"]]
+    assert found[0].made.learning_rate == 0.02
+    assert found[1].made.learning_rate != 0.02
+    assert lines == {name: f"reference_{name}"}
+
+
 def test_references_run_along_under_their_own_names():
     own = {"adam": {"_target_": "trainpilot.agents.heuristics.Constant", "optimizer": "adam"}}
     own["adam"]["learning_rate"] = 0.001
@@ -262,11 +274,16 @@ def test_references_run_along_under_their_own_names():
     assert lines == {"adam_default": "adam"}
     own["adam"]["learning_rate"] = 0.002
     found, lines = complete(make_contenders(own, {}), ["adam_default"])
-    assert [each.name for each in found] == ["adam", "adam_default"]
-    assert lines == {"adam_default": "adam_default"}
+    assert [each.name for each in found] == ["adam", "reference_adam"]
+    assert lines == {"adam_default": "reference_adam"}
     worse = {"oracle": {"_target_": "trainpilot.agents.evaluation.oracle.Oracle"}}
     worse["oracle"]["learning_rates"] = [1e-5]
     found, lines = complete(make_contenders({}, worse), ["oracle_fixed"])
+    assert [each.name for each in found] == ["oracle", "reference_oracle"]
+    assert lines == {"oracle_fixed": "reference_oracle_fixed"}
+    # Its line `oracle_fixed` is missing, the others are taken.
+    other = {"oracle": worse["oracle"] | {"schedules": ["cosine"]}}
+    found, lines = complete(make_contenders({}, other), ["oracle_fixed"])
     assert [each.name for each in found] == ["oracle", "reference_oracle"]
     assert lines == {"oracle_fixed": "reference_oracle_fixed"}
     with pytest.raises(TrainpilotError, match="unknown reference 'best'"):

@@ -110,18 +110,15 @@ def complete(
         line, group, name = _REFERENCES[reference]
         config = {name: OmegaConf.to_container(option(group, name)[name], resolve=True)}
         made = make_contenders(**{"controllers": {}, "methods": {}, f"{group}s": config})[0]
-        taken = next((each for each in found if line in each.lines), None)
-        # One of that name with other settings is a rival like any other: the reference stays
-        # what it is, under its own name.
-        if taken is None:
+        taken = {each for other in found for each in other.lines}
+        if not any(line in each.lines and each.made == made.made for each in found):
+            # One of that name with other settings is a rival like any other: the reference stays
+            # what it is, under its own name.
+            if not taken.isdisjoint(made.lines):
+                place = made.lines.index(line)
+                made = replace(made, name=f"reference_{name}")
+                line = made.lines[place]
             found.append(made)
-        elif taken.made != made.made and group == "controller":
-            line = reference
-            found.append(replace(made, name=line))
-        elif taken.made != made.made:
-            own = replace(made, name=f"reference_{name}")
-            line = next(each for each in own.lines if each.endswith("_fixed"))
-            found.append(own)
         lines[reference] = line
     names = [line for each in found for line in each.lines]
     for line in names:
