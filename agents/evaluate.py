@@ -107,6 +107,7 @@ def _described(task: InnerTask, config: EvaluateConfig) -> dict[str, Any]:
         "dataset": task.dataset,
         "model": describe_model(model),
         "n_params": n_parameters(model),
+        "micro_batch_size": task.micro_batch_size,
         "budget": config.env.n_micro_batches * task.micro_batch_size,
         "metrics": list(metrics),
     }

@@ -94,6 +94,7 @@ def make_results(
                 "dataset": task.split("_")[0],
                 "model": task.split("_")[-1],
                 "n_params": 1000 * (number + 2),
+                "micro_batch_size": 32,
                 "budget": budget,
                 "metrics": ["accuracy"],
                 "targets": {
@@ -134,13 +135,13 @@ def _run(
     overfit = 1 + 0.06 * number * progress * (speed > 3.5)
     annealed = rate * (1 - 0.97 * progress[:-1] ** 2 if speed > 3.4 else np.ones(decisions))
     optimizers = ["adam"] * decisions
-    batches = [32] * decisions
+    batches = [1] * decisions
     if kind in ("policy", "ablation"):
         annealed = annealed * np.exp(np.cumsum(generator.normal(0, 0.12, decisions)))
         annealed[: decisions // 4] *= np.linspace(0.15, 1, decisions // 4)
         change = int(generator.integers(decisions // 2, decisions))
         optimizers = ["sgd"] + ["adam"] * (change - 1) + ["rmsprop"] * (decisions - change)
-        batches = [32] * (decisions // 2) + [64] * (decisions - decisions // 2)
+        batches = [1] * (decisions // 2) + [2] * (decisions - decisions // 2)
     elif name in ("sgd", "rmsprop", "prodigy", "schedule_free"):
         optimizers = [name] * decisions
     # An optimizer that finds its own step has no rate to tell.

@@ -20,7 +20,7 @@ def run(controller, losses, seed=0, task="t", optimizers=None, diverged=False, *
         "outer_valid_loss": list(losses),
         "test_curve": list(losses),
         "decisions": [
-            {"optimizer": name, "learning_rate": 1e-3, "batch_size": 32, "clamped": False}
+            {"optimizer": name, "learning_rate": 1e-3, "batch_size": 1, "clamped": False}
             for name in used
         ],
         "test_loss": math.inf if diverged else losses[-1],

@@ -110,7 +110,7 @@ def test_a_measured_run_says_everything_of_it():
         "test_loss": SLOW,
         "test_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5],
         "learning_rate": [1e-3] * 4,
-        "batch_size": [32] * 4,
+        "batch_size": [1] * 4,
         "optimizer": ["adam"] * 4,
     }
     assert measure(own, {}, DECISIONS)["energy_joules"] is None

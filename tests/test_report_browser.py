@@ -175,6 +175,8 @@ def test_dots_and_strips_follow_their_controls(page):
     page.select_option("#schedule-controller", "policy")
     page.select_option("#curves-task", "digits_cnn")
     assert page.locator("#schedule rect.strip").count() > 3
+    headings = page.locator("#schedule h3").all_inner_texts()
+    assert headings[1].startswith("Batch size in micro-batches of 32 examples")
     page.select_option("#schedule-controller", "adam")
     assert page.locator("#schedule rect.strip").count() == 1
 

@@ -101,7 +101,10 @@ views.push(() => {
   const budget = tasks.get(state.task).budget || samples[samples.length - 1] || 1;
   panel("Learning rate", schedule.learning_rate, samples, budget, { height: 230 });
   const sizes = [...new Set(schedule.batch_size.flat().filter(known))];
-  panel("Batch size", schedule.batch_size, samples, budget,
+  // In a file of before there is no micro_batch_size.
+  const { micro_batch_size: examples } = tasks.get(state.task);
+  const unit = "micro-batches" + (known(examples) ? ` of ${examples} examples` : "");
+  panel(`Batch size in ${unit}`, schedule.batch_size, samples, budget,
     { height: 150, y: sizes.length && sizes.length < 5 ? { ticks: sizes } : {} });
   strips(schedule.optimizer, samples, budget, group.seeds);
 });
