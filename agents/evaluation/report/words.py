@@ -39,7 +39,10 @@ KINDS = {
         "costs more",
     ),
     "oracle": Kind(
-        "oracle", "Chosen on the very task, by what nobody knows beforehand.", "knows more"
+        "oracle",
+        "The best of a small grid on the very task by the final loss, which nobody knows "
+        "beforehand. It is no upper bound of the speed to a target: others may be faster.",
+        "knows more",
     ),
     "ablation": Kind("ablation", "The policy with a part taken away or changed.", "ablation"),
 }
