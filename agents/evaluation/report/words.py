@@ -105,7 +105,12 @@ MEASURES = {
         "Test loss",
         "Final test loss over that of Adam's default, geometric mean. Below 1 is better.",
     ),
-    "seconds": ("Seconds", "Wall-clock time of a run, mean."),
+    "seconds": (
+        "Seconds",
+        "Wall-clock time of a run, mean. Not to be compared between kinds: adaptive methods run a "
+        "Python optimizer for each run, others C++ for many; trials are left out; cached "
+        "runs keep the time of another day.",
+    ),
     "search_samples": ("Search", "Samples spent on tuning before the run, mean."),
 }
 
