@@ -304,7 +304,9 @@ def _summarise(
             "tasks_ci_low": mean / 1.4,
             "tasks_ci_high": mean * 1.5,
             "iqm": float(np.median(values)),
-            "probability_of_improvement": fmean(value > 1 for value in values),
+            "probability_of_improvement": (better := fmean(value > 1 for value in values)),
+            "probability_ci_low": 0.9 * better,
+            "probability_ci_high": min(1.1 * better, 1),
             "worst": by_task[worst],
             "worst_task": worst,
             "reached": fmean(run["to_target"][key]["reached"] for run in own),
@@ -312,6 +314,7 @@ def _summarise(
         if len(own) == len(names):
             # One seed tells nothing of chance.
             speedup[key].update(ci_low=None, ci_high=None)
+            speedup[key].update(probability_ci_low=None, probability_ci_high=None)
         if len(names) == 1:
             speedup[key].update(tasks_ci_low=None, tasks_ci_high=None)
         profile[key] = _profile(own, runs, key)

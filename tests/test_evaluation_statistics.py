@@ -17,6 +17,10 @@ from trainpilot.agents.evaluation.statistics import (
 )
 
 
+def arrays(*tasks):
+    return [np.array(task, dtype=float) for task in tasks]
+
+
 def logs(*tasks):
     return [np.log(task) for task in tasks]
 
@@ -35,9 +39,36 @@ def test_the_interquartile_mean_is_that_of_the_middle_half():
 
 
 def test_a_tie_is_half_an_improvement():
-    tasks = logs([2.0, 3.0, 1.0, 0.5], [0.5, 0.9, 0.1, 0.3])
-    assert probability_of_improvement(tasks) == (2.5 / 4 + 0) / 2
-    assert probability_of_improvement(logs([1.0, 1.0])) == 0.5
+    same = arrays([1.0, 1.0])
+    assert probability_of_improvement(same, same) == (0.5, (0.5, 0.5))
+
+
+def test_the_probability_of_improvement_is_that_of_all_pairs():
+    # On the first task 200 is below two and ties with one, 300 is below one and ties with one, and
+    # 500 is below none: 2.5 + 1.5 of nine pairs. On the second 100 ties with both: 1 of four.
+    own = arrays([200, 300, 500], [100, 400])
+    reference = arrays([300, 400, 200], [100, 100])
+    found, (low, high) = probability_of_improvement(own, reference)
+    assert found == pytest.approx((4 / 9 + 1 / 4) / 2)
+    assert 0 <= low < found < high <= 1
+
+
+def test_with_one_seed_the_probability_of_improvement_has_no_interval():
+    assert probability_of_improvement(arrays([1.0]), arrays([2.0])) == (1.0, (None, None))
+
+
+def test_the_interval_of_the_probability_covers_the_truth_as_often_as_it_says():
+    """Samples that are normal on 10 tasks, ten seeds each, so that the truth is known."""
+    random = np.random.default_rng(0)
+    shifts = random.normal(0, 0.7, 10)
+    truth = np.mean([0.5 * (1 + math.erf(shift / 2)) for shift in shifts])
+    repetitions = 250
+    covered = 0
+    for _ in range(repetitions):
+        own, reference = random.normal(-shifts, 1, (10, 10)).T, random.normal(0, 1, (10, 10))
+        _, (low, high) = probability_of_improvement(list(own), list(reference))
+        covered += low <= truth <= high
+    assert 0.91 <= covered / repetitions <= 0.98
 
 
 def test_equal_values_have_an_interval_of_no_width():

@@ -69,7 +69,8 @@ def test_a_controller_compared_with_itself_gives_exactly_one():
             for measure in ("geomean", "ci_low", "ci_high", "iqm", "worst"):
                 assert speedup[measure] == 1.0
             assert speedup["tasks_ci_low"] == speedup["tasks_ci_high"] == 1.0
-            assert speedup["probability_of_improvement"] == 0.5
+            for measure in ("of_improvement", "ci_low", "ci_high"):
+                assert speedup[f"probability_{measure}"] == 0.5
             assert entry["speedup_with_search"][reference] == 1.0
             assert {entry["tasks"][task]["speedup"][reference] for task in "tu"} == {1.0}
         assert entry["final_test_loss_ratio"] == 1.0

@@ -1,4 +1,4 @@
-"""Statistics of log speed-ups: an array `(n_seeds,)` for each task, whichever task comes first.
+"""Statistics of log speed-ups or samples: an array `(n_seeds,)` for each task, in any order.
 
 Every task has the same weight, and every seed of a task. After Agarwal et al., arXiv 2108.13264.
 """
@@ -18,7 +18,7 @@ from trainpilot.envs.hyperparameters import FloatArray
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
-#: Ends of a confidence interval, as ratios; None for both where there is none.
+#: Ends of a confidence interval; None for both where there is none.
 Interval = tuple[float, float] | tuple[None, None]
 
 
@@ -32,13 +32,39 @@ def interquartile_mean(tasks: Sequence[FloatArray]) -> float:
     return math.exp(trim_mean(np.concatenate(tasks), 0.25))
 
 
-def probability_of_improvement(tasks: Sequence[FloatArray]) -> float:
-    """Mean over tasks of the share of seeds whose run is faster than the reference's.
+def probability_of_improvement(
+    own: Sequence[FloatArray], reference: Sequence[FloatArray]
+) -> tuple[float, Interval]:
+    """How likely a run is to need fewer samples than one of the reference, on one of the tasks.
 
-    A tie counts one half. Unlike in arXiv 2108.13264 a run is compared with the reference's run
-    of its own seed alone, since each seed has a target of its own.
+    As in arXiv 2108.13264: the mean over tasks of the share of all pairs of a run and a run of
+    the reference, whatever their seeds, in which the run needs fewer. A tie counts one half.
+
+    Args:
+        own: samples to the target of each run's own seed, `(n_seeds,)` for each task.
+        reference: likewise, of the same seeds in the same order.
+
+    Returns:
+        It, and the 95 % interval of a percentile bootstrap that resamples seeds within each task,
+        both runs of a seed together, as they share weights and data; widened as all intervals
+        here; None for both ends where a task has one seed.
     """
-    return float(np.mean([np.mean((np.sign(task) + 1) / 2) for task in tasks]))
+    random = np.random.default_rng(0)
+    shares, resampled = [], []
+    for runs, others in zip(own, reference, strict=True):
+        n_seeds = len(runs)
+        wins = (np.sign(others - runs[:, None]) + 1) / 2
+        shares.append(wins.mean())
+        # How often each resample holds each seed.
+        held = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), N_RESAMPLES)
+        share = ((held @ wins) * held).sum(1) / n_seeds**2
+        resampled.append((share - shares[-1]) * _widening(n_seeds))
+    found = float(np.mean(shares))
+    if min(map(len, own)) < 2:
+        return found, (None, None)
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.clip(found + np.quantile(np.mean(resampled, axis=0), tails), 0, 1)
+    return found, (float(low), float(high))
 
 
 def interval_over_seeds(tasks: Sequence[FloatArray]) -> Interval:
@@ -71,11 +97,8 @@ def _interval(samples: Sequence[FloatArray]) -> Interval:
     if all(np.ptp(sample) == 0 for sample in samples):
         centre = geometric_mean(samples)
         return centre, centre
-    # Resamples of n values spread by (n - 1) / n of the variance that n values tell of: too narrow
-    # where n is small (Davison & Hinkley 1997, chapter 3).
     widened = [
-        sample.mean() + (sample - sample.mean()) * math.sqrt(len(sample) / (len(sample) - 1))
-        for sample in samples
+        sample.mean() + (sample - sample.mean()) * _widening(len(sample)) for sample in samples
     ]
     ends = bootstrap(
         widened,
@@ -87,6 +110,15 @@ def _interval(samples: Sequence[FloatArray]) -> Interval:
         rng=np.random.default_rng(0),
     ).confidence_interval
     return math.exp(ends.low), math.exp(ends.high)
+
+
+def _widening(n: int) -> float:
+    """What deviations are multiplied by before they are resampled.
+
+    Resamples of n values spread by (n - 1) / n of the variance that n values tell of: too narrow
+    where n is small (Davison & Hinkley 1997, chapter 3).
+    """
+    return math.sqrt(n / max(n - 1, 1))
 
 
 def _mean_of_means(*samples: FloatArray, axis: int = -1) -> Any:

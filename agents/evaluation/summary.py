@@ -65,7 +65,10 @@ def summarise(
         every = [row for runs in own.values() for row in runs]
         summary[name] = {
             "kind": kinds[name],
-            "speedup": {reference: _speedup(own, reference) for reference in references},
+            "speedup": {
+                reference: _speedup(own, rows[controller], reference)
+                for reference, controller in references.items()
+            },
             "speedup_with_search": {
                 reference: geometric_mean(_logs(own, reference, "speedup_with_search"))
                 for reference in references
@@ -87,12 +90,19 @@ def _logs(own: Rows, reference: str, measure: str = "speedup") -> list[np.ndarra
     return [np.log([row["to_target"][reference][measure] for row in runs]) for runs in own.values()]
 
 
-def _speedup(own: Rows, reference: str) -> dict[str, Any]:
+def _samples(own: Rows, reference: str) -> list[np.ndarray]:
+    return [np.array([row["to_target"][reference]["samples"] for row in of]) for of in own.values()]
+
+
+def _speedup(own: Rows, other: Rows, reference: str) -> dict[str, Any]:
     logs = _logs(own, reference)
     by_task = {task: geometric_mean([each]) for task, each in zip(own, logs, strict=True)}
     worst = min(by_task, key=by_task.__getitem__)
     low, high = interval_over_seeds(logs)
     tasks_low, tasks_high = interval_over_tasks(logs)
+    probability, (probability_low, probability_high) = probability_of_improvement(
+        _samples(own, reference), _samples(other, reference)
+    )
     return {
         "geomean": geometric_mean(logs),
         "ci_low": low,
@@ -100,7 +110,9 @@ def _speedup(own: Rows, reference: str) -> dict[str, Any]:
         "tasks_ci_low": tasks_low,
         "tasks_ci_high": tasks_high,
         "iqm": interquartile_mean(logs),
-        "probability_of_improvement": probability_of_improvement(logs),
+        "probability_of_improvement": probability,
+        "probability_ci_low": probability_low,
+        "probability_ci_high": probability_high,
         "worst": by_task[worst],
         "worst_task": worst,
         "reached": fmean(_reached(runs, reference) for runs in own.values()),

@@ -77,8 +77,9 @@ MEASURES = {
     "iqm": ("Middle half", "Mean of the middle half of all speed-ups: outliers do not move it."),
     "probability_of_improvement": (
         "Better",
-        "How often a run needs fewer samples than the reference's; a tie counts half. The "
-        "reference never misses its own final loss, an equal rival often: it comes to 40 % or so.",
+        "How often a run needs fewer samples than one of the reference, of all pairs of runs; a "
+        "tie counts half. The reference never misses its own final loss, an equal rival often: it "
+        "comes to 40 % or so. In brackets the 95 % interval with other seeds.",
     ),
     "worst": ("Worst task", "The lowest speed-up of any task, and which task that is."),
     "reached": (

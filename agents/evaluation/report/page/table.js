@@ -13,7 +13,11 @@ const columns = [
     shown: (line) => interval(speedup(line).tasks_ci_low, speedup(line).tasks_ci_high) },
   measure("iqm", (line) => speedup(line).iqm),
   { key: "probability_of_improvement", value: (line) => speedup(line).probability_of_improvement,
-    shown: (line) => percent(speedup(line).probability_of_improvement) },
+    shown: (line) => {
+      const { probability_of_improvement: share, probability_ci_low: low,
+        probability_ci_high: high } = speedup(line);
+      return percent(share) + (known(low) ? ` (${percent(low)} to ${percent(high)})` : "");
+    } },
   measure("speedup_with_search", (line) => (line.speedup_with_search || {})[state.reference]),
   measure("profile_score", (line) => ((line.profile || {})[state.reference] || {}).score),
   measure("algoperf_score", (line) => line.algoperf_score),
