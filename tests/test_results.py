@@ -119,6 +119,27 @@ def test_speedups_are_what_arithmetic_says(two_tasks):
     ]
 
 
+def test_a_policy_is_compared_run_by_run():
+    speeds = [[4.0, 2.0, 1.0, 0.8, 0.7], [4.0, 3.0, 1.0, 0.9, 0.8], [4.0, 3.0, 2.0, 1.0, 0.9]]
+    slower = [[4.0, 3.0, 1.0, 0.9, 0.8], [4.0, 3.0, 1.0, 0.9, 0.8], SLOW]
+    runs = [
+        run(name, losses, seed)
+        for name, curves in (("adam", [SLOW] * 3), ("policy", speeds), ("loop", slower))
+        for seed, losses in enumerate(curves)
+    ]
+    summary = compared(runs, {"policy": "policy", "loop": "ablation"})["summary"]
+    assert list(summary["policy"]["against"]) == ["adam", "loop"]
+    assert summary["loop"]["against"] == {}
+    found = summary["policy"]["against"]["loop"]["adam_default"]
+    # Samples 200, 200, 300 and 200, 200, 400.
+    assert found["ratio"] == pytest.approx((4 / 3) ** (1 / 3))
+    assert found["ci_low"] < found["ratio"] < found["ci_high"]
+    against_adam = summary["policy"]["against"]["adam"]["adam_default"]
+    own = summary["policy"]["speedup"]["adam_default"]
+    assert against_adam["ratio"] == pytest.approx(own["geomean"])
+    assert against_adam["ci_low"] == pytest.approx(own["ci_low"])
+
+
 def test_a_diverged_run_is_a_miss_and_stays_in_the_means():
     content = compared(
         [

@@ -73,6 +73,11 @@ def summarise(
                 reference: geometric_mean(_logs(own, reference, "speedup_with_search"))
                 for reference in references
             },
+            "against": {
+                other: {reference: _against(own, theirs, reference) for reference in references}
+                for other, theirs in rows.items()
+                if kinds[name] == "policy" and other != name
+            },
             "algoperf_score": None if scored is None else scored["score"],
             "profile": profile,
             "divergence_rate": fmean(row["diverged"] for row in every),
@@ -117,6 +122,14 @@ def _speedup(own: Rows, other: Rows, reference: str) -> dict[str, Any]:
         "worst_task": worst,
         "reached": fmean(_reached(runs, reference) for runs in own.values()),
     }
+
+
+def _against(own: Rows, other: Rows, reference: str) -> dict[str, Any]:
+    """A controller's speed-up over another's, pairs of runs of the same task and seed resampled."""
+    pairs = zip(_logs(own, reference), _logs(other, reference), strict=True)
+    logs = [ours - theirs for ours, theirs in pairs]
+    low, high = interval_over_seeds(logs)
+    return {"ratio": geometric_mean(logs), "ci_low": low, "ci_high": high}
 
 
 def _reached(runs: Sequence[Row], reference: str) -> float:

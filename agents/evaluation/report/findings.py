@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainpilot.agents.evaluation.report.lookup import (
     ADAM,
+    against,
     by_speed,
     called,
     label,
@@ -139,20 +140,24 @@ def _feedback(results: Results, subject: str, reference: str) -> list[str]:
     ):
         name = f"{subject}_{part}"
         line = speedup(results, name, reference) if name in results["summary"] else {}
-        if None in (own.get("geomean"), line.get("geomean"), line.get("ci_low"), own.get("ci_low")):
+        paired = against(results, subject, name, reference)
+        if None in (own.get("geomean"), line.get("geomean"), paired.get("ci_low")):
             continue
-        if own["ci_low"] > line["ci_high"]:
-            meaning = "what it observes makes it faster"
-        elif own["ci_high"] < line["ci_low"]:
-            meaning = "what it observes makes it slower"
-        else:
-            meaning = "that what it observes is worth anything does not show here"
+        said = verdict(paired["ci_low"], paired["ci_high"], own["reached"])
+        meaning = "that what it observes is worth anything does not show here"
+        if said in ("faster", "slower"):
+            meaning = f"what it observes makes it {said}"
         sentences.append(
-            f"Its own {schedule}, replayed without feedback, has {number(line['geomean'])} "
-            f"({interval(line['ci_low'], line['ci_high'])}) against its {number(own['geomean'])}: "
-            f"{meaning}."
+            f"Its own {schedule}, replayed without feedback, has {number(line['geomean'])} against "
+            f"its {number(own['geomean'])}; {_run_by_run(results, subject, paired)}: {meaning}."
         )
     return sentences
+
+
+def _run_by_run(results: Results, subject: str, paired: dict[str, Any]) -> str:
+    """How much faster the subject is, of pairs of runs of the same task and seed."""
+    ends = uncertainty(paired["ci_low"], paired["ci_high"])
+    return f"run by run {called(results, subject)} is {times(paired['ratio'])} {ends}"
 
 
 def _against(results: Results, subject: str, rival: str, reference: str) -> str:
@@ -162,13 +167,14 @@ def _against(results: Results, subject: str, rival: str, reference: str) -> str:
     gap = other["geomean"] - own["geomean"]
     order = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
     sentence = f"Its best rival, {rival}, has {number(other['geomean'])}"
-    if None in (own["ci_low"], other["ci_low"]):
-        return f"{sentence}, {order} it with {number(own['geomean'])}."
-    apart = own["ci_high"] < other["ci_low"] or other["ci_high"] < own["ci_low"]
-    return (
-        f"{sentence} ({interval(other['ci_low'], other['ci_high'])}), {order} it with "
-        f"{number(own['geomean'])}; the intervals {'are apart' if apart else 'overlap'}."
-    )
+    if other["ci_low"] is not None:
+        sentence += f" ({interval(other['ci_low'], other['ci_high'])})"
+    sentence += f", {order} it with {number(own['geomean'])}"
+    paired = against(results, subject, rival, reference)
+    if paired.get("ci_low") is None:
+        return f"{sentence}."
+    said = verdict(paired["ci_low"], paired["ci_high"], own["reached"])
+    return f"{sentence}; {_run_by_run(results, subject, paired)}: {said}."
 
 
 def _method(results: Results) -> list[str]:

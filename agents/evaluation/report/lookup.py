@@ -21,6 +21,12 @@ def speedup(results: Results, controller: str, reference: str) -> dict[str, Any]
     return results["summary"][controller].get("speedup", {}).get(reference) or {}
 
 
+def against(results: Results, controller: str, other: str, reference: str) -> dict[str, Any]:
+    """The speed-up of a policy over that of another, run by run; empty for none."""
+    found = results["summary"][controller].get("against", {}).get(other, {})
+    return found.get(reference) or {}
+
+
 def by_speed(results: Results, reference: str) -> list[str]:
     """The controllers, fastest first; those without a speed-up last."""
 
