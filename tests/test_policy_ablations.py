@@ -119,6 +119,32 @@ def test_parts_heed_only_what_they_say(moons):
     assert len(first) > 1
 
 
+@pytest.mark.parametrize(
+    ("actions", "parts"),
+    [
+        ({"optimizers": []}, []),
+        ({"optimizers": [], "momentum": [0.5, 1.0, 2.0]}, ["rate_only"]),
+        ({"learning_rate": [], "optimizers": [], "momentum": [0.5, 1.0, 2.0]}, []),
+        ({}, ["optimizer_only", "no_switching", "no_optimizer"]),
+        (
+            {"momentum": [0.5, 1.0, 2.0]},
+            ["optimizer_only", "no_switching", "no_optimizer", "rate_only"],
+        ),
+    ],
+)
+def test_whoever_decides_on_more_than_the_rate_is_taken_apart(actions, parts):
+    assert [each.name for each in parts_of("p", policy(**actions))] == [
+        f"p_{part}" for part in parts
+    ]
+
+
+def test_with_its_rate_alone_a_policy_leaves_the_rest(moons):
+    (rate_only,) = parts_of("p", policy(optimizers=[], momentum=[0.5, 1.0, 2.0]))
+    for run in runs_of(moons, rate_only.made):
+        assert {record["momentum"] for record in run.decisions} == {0.9}
+        assert len(set(rates(run))) > 1
+
+
 def test_a_policy_is_known_by_its_weights_and_settings():
     known = policy().fingerprint()
     assert known == policy().fingerprint()

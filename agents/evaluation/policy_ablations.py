@@ -116,18 +116,19 @@ def parts_of(name: str, policy: PolicyController) -> list[Contender]:
         policy: the policy.
     """
     names = [head.name for head in policy.actions.heads]
-    if "optimizer" not in names or len(names) == 1:
-        return []
     others = [each for each in names if each != "optimizer"]
-    parts: list[tuple[str, str, Controller]] = [
-        ("optimizer_only", "The policy, only its choice of the optimizer heeded.",
-         Restricted(policy, ["optimizer"])),
-        ("no_switching", "The policy, its optimizer that of its first decision.",
-         Restricted(policy, names, ["optimizer"])),
-        ("no_optimizer", "The policy, its choice of the optimizer not heeded.",
-         Restricted(policy, others)),
-    ]  # fmt: skip
-    if "learning_rate" in names and len(names) > 2:
+    parts: list[tuple[str, str, Controller]] = []
+    if "optimizer" in names and others:
+        parts += [
+            ("optimizer_only", "The policy, only its choice of the optimizer heeded.",
+             Restricted(policy, ["optimizer"])),
+            ("no_switching", "The policy, its optimizer that of its first decision.",
+             Restricted(policy, names, ["optimizer"])),
+            ("no_optimizer", "The policy, its choice of the optimizer not heeded.",
+             Restricted(policy, others)),
+        ]  # fmt: skip
+    # Of the rate and the optimizer alone this is what stands above.
+    if "learning_rate" in others and len(others) > 1:
         rate = Restricted(policy, ["learning_rate"])
         parts.append(("rate_only", "The policy, only its learning rate heeded.", rate))
     return [
