@@ -107,11 +107,16 @@ def test_evaluate_leaves_results_for_every_controller(trained, run, tmp_path):
     ]
     assert set(results["references"]) == set(results["summary"]["policy"]["speedup"])
     assert len(results["runs"]) == 2 * len(names)
+    (wine,) = results["tasks"]
+    assert wine["budget"] == 4 * 3 * wine["micro_batch_size"]
     assert results["summary"]["adam"]["speedup"]["adam_default"]["geomean"] == 1.0
     for name in names:
         assert name in result.out
     rows = parquet.read_table(tmp_path / "out" / "decisions.parquet").num_rows
     assert rows == 2 * len(names) * 4
+    assert (tmp_path / "out" / "report.md").read_text().startswith("# The policy reaches ")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f'"name":"{name}"' in page for name in names)
     assert (tmp_path / "out" / "wine_mlp.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trainpilot.agents.evaluation.configuration import SCHEDULES, Configuration
-from trainpilot.agents.evaluation.measures import samples_to_target
 from trainpilot.agents.evaluation.oracle import Oracle
+from trainpilot.agents.evaluation.results import results
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.rollout import roll_out
 from trainpilot.envs.config import EnvConfig, GuardConfig
@@ -35,11 +35,27 @@ def test_the_best_constant_rate_is_found_and_its_speed_up_is_what_arithmetic_say
     assert fixed.configuration["learning_rate"] == pytest.approx(best)
     np.testing.assert_allclose(fixed.outer_valid_loss, losses(best), rtol=1e-3)
     slow = roll_out(quadratic, {"slow": Constant("sgd", 0.003)}, [7], CONFIG).runs[0]
-    target = slow.outer_valid_loss[-1]
-    decisions = int((losses(best) <= losses(0.003)[-1]).argmax())
-    assert decisions < 5
-    assert samples_to_target(fixed, target) == decisions * 4 * 5
+    # The slow rate falls all the time, so that it needs its five decisions; the best gets there
+    # with the third. A decision has 4 micro-batches of 5 examples.
+    assert (np.diff(losses(0.003)) < 0).all()
+    assert (losses(best) <= losses(0.003)[-1]).tolist() == [False] * 3 + [True] * 3
+    content = results(
+        [slow, fixed],
+        [{"name": "quadratic"}],
+        {
+            name: {"kind": kind, "description": ""}
+            for name, kind in (("slow", "heuristic"), ("oracle_fixed", "oracle"))
+        },
+        {"adam_default": "slow", "oracle_fixed": "oracle_fixed"},
+        {"decisions": 5, "algoperf_reference": "adam_default"},
+    )["summary"]
     assert fixed.search_samples == 6 * 2 * 100
+    found = content["oracle_fixed"]
+    assert found["speedup"]["adam_default"]["geomean"] == pytest.approx(5 / 3)
+    assert found["speedup_with_search"]["adam_default"] == pytest.approx(100 / (60 + 1200))
+    assert found["speedup"]["oracle_fixed"]["geomean"] == 1
+    # It misses what the best rate reaches: two budgets over one.
+    assert content["slow"]["speedup"]["oracle_fixed"]["geomean"] == pytest.approx(1 / 2)
 
 
 def test_each_schedule_has_a_line_and_the_last_is_the_best_of_all(moons):
