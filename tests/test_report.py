@@ -132,6 +132,28 @@ def test_no_loss_is_hidden(results):
     assert "code_transformer (0.600, Adam 0.500) and digits_cnn (none" in shortfalls
 
 
+def test_test_losses_are_held_against_the_best_rival_of_each_task(results):
+    summary = results["summary"]
+    for place, task in enumerate(results["tasks"]):
+        for name in summary:
+            summary[name]["tasks"][task["name"]]["final_test_loss"] = 0.5
+        summary["policy"]["tasks"][task["name"]]["final_test_loss"] = [0.4, 0.6, None, 0.5][place]
+        # Who knows or costs more, and the policy's own ablations, are no rivals.
+        for name in ("oracle_fixed", "random_search_8", "policy_open_loop"):
+            summary[name]["tasks"][task["name"]]["final_test_loss"] = 0.1
+    summary["step_decay"]["tasks"]["code_transformer"]["final_test_loss"] = 0.3
+    said = find(results).shortfalls[-1]
+    assert said == (
+        "On 2 of 4 tasks the best rival on equal terms by test loss ends lower, the widest gap "
+        "first: digits_cnn (-, step_decay 0.500) and code_transformer (0.600, step_decay 0.300)."
+    )
+    for task in results["tasks"]:
+        summary["policy"]["tasks"][task["name"]]["final_test_loss"] = 0.2
+    assert find(results).shortfalls[-1] == (
+        "On none of 4 tasks does a rival on equal terms end at a lower mean test loss."
+    )
+
+
 @pytest.mark.parametrize(
     ("low", "high", "reached", "said"),
     [

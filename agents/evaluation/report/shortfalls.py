@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from trainpilot.agents.evaluation.report.lookup import ADAM, called, label, speedup
@@ -27,6 +28,7 @@ def shortfalls(results: Results, subject: str, rivals: list[str], reference: str
         _misses(tasks, who, reference),
         _divergences(results["summary"][subject], tasks),
         *_test_losses(results, subject),
+        *_test_losses_of_rivals(results, subject, rivals),
     ]
 
 
@@ -105,3 +107,32 @@ def _test_losses(results: Results, subject: str) -> list[str]:
     if not worse:
         return ["On no task is its mean final test loss above that of Adam's default."]
     return [f"Its mean final test loss is above that of Adam's default on {listed(worse)}."]
+
+
+def _test_losses_of_rivals(results: Results, subject: str, rivals: list[str]) -> list[str]:
+    """Against whichever rival ends lowest on each task, chosen in hindsight."""
+    summary = results["summary"]
+    worse, n_compared = [], 0
+    for task, own in summary[subject]["tasks"].items():
+        losses = {
+            name: summary[name]["tasks"].get(task, {}).get("final_test_loss") for name in rivals
+        }
+        known = {name: loss for name, loss in losses.items() if loss is not None}
+        mine = own["final_test_loss"]
+        if not known:
+            continue
+        n_compared += 1
+        best = min(known, key=lambda name: known[name])
+        if mine is None or known[best] < mine:
+            gap = math.inf if mine is None or known[best] <= 0 else mine / known[best]
+            worse.append((gap, f"{task} ({number(mine)}, {best} {number(known[best])})"))
+    if not n_compared:
+        return []
+    n_tasks = plural(n_compared, "task")
+    if not worse:
+        return [f"On none of {n_tasks} does a rival on equal terms end at a lower mean test loss."]
+    worse.sort(key=lambda pair: -pair[0])
+    return [
+        f"On {len(worse)} of {n_tasks} the best rival on equal terms by test loss ends lower, the "
+        f"widest gap first: {listed([text for _, text in worse])}."
+    ]
