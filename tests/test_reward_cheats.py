@@ -23,14 +23,20 @@ from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.levels import HIGHEST_LEVEL, LOWEST_LEVEL, START_LEVEL, level
 from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.envs.reference import measure_reference
+from trainpilot.envs.rewards import REWARDS, LogImprovement
 from trainpilot.envs.task_reference import TaskReference
 from trainpilot.inner_tasks import TensorTask
 
 every_reward = pytest.mark.parametrize("name", REWARD_NAMES)
 
 DECISIONS = 12
-#: A good constant rate, and one that ruins what was learned.
+SEEDS = range(100, 106)
+#: A good constant rate, one that ruins what was learned for good, and none.
 GOOD, RUINOUS, NONE = 3e-2, 10.0, 1e-7
+#: What blows a run up within a decision, and what leads it back in the decisions after it.
+BLOW_UP = {"optimizer": optimizer_index("rmsprop"), "learning_rate": 1.0}
+DECAY = {"learning_rate": 0.06, "weight_decay": 8.0}
+RECOVER = {"learning_rate": 0.06}
 
 
 def schedule(decision):
@@ -45,14 +51,23 @@ HONEST = {
     "decaying": lambda decision, arrived: {"learning_rate": schedule(decision)},
 }
 CHEATS = {
-    "oscillating": lambda decision, arrived: {"learning_rate": (RUINOUS, GOOD)[decision % 2]},
-    "oscillating late": lambda decision, arrived: {
-        "learning_rate": RUINOUS if decision > 6 and decision % 2 else GOOD
-    },
+    "oscillating": lambda decision, arrived: {
+        4: BLOW_UP,
+        5: DECAY,
+        9: BLOW_UP,
+        10: DECAY,
+    }.get(decision, RECOVER),
+    "oscillating late": lambda decision, arrived: (
+        (BLOW_UP, DECAY)[decision % 2] if decision >= 6 else {}
+    ),
+    "blowing up at once and recovering": lambda decision, arrived: (
+        (BLOW_UP, DECAY)[decision] if decision < 2 else RECOVER
+    ),
+    "blowing up late and recovering": lambda decision, arrived: {6: BLOW_UP, 7: DECAY}.get(
+        decision, RECOVER
+    ),
+    "ruining all at once": lambda decision, arrived: {"learning_rate": RUINOUS},
     "never training": lambda decision, arrived: {"learning_rate": NONE},
-    "blowing up and recovering": lambda decision, arrived: {
-        "learning_rate": RUINOUS if decision < 2 else GOOD
-    },
     "shrinking the batch": lambda decision, arrived: {"batch_size": 8 if decision < 6 else 1},
     "growing the batch": lambda decision, arrived: {"batch_size": 1 if decision < 6 else 8},
     "largest batch": lambda decision, arrived: {"batch_size": 8},
@@ -102,11 +117,12 @@ def configuration(name="log_improvement", **guard):
 
 
 class Played(NamedTuple):
-    """What came of a run: its return, how it ended, and whether it was at its target once."""
+    """What came of a run: return, how it ended, whether it was at its target once, its levels."""
 
     earned: float
     end: str
     arrived: bool
+    curve: np.ndarray
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +131,13 @@ def reference():
 
 
 def play(runs, controllers, seed=100):
-    """Each controller's return and how its run ended, side by side on the same seed."""
+    """What came of each controller's run, side by side on the same seed."""
     rows = range(runs.n_runs)
     starts = [Hyperparameters.full(1, learning_rate=GOOD)] * runs.n_runs
     runs.reset(rows, [seed] * runs.n_runs, starts)
     start_loss = runs.engine.evaluate()[1].loss
     earned, arrived = np.zeros(runs.n_runs), np.zeros(runs.n_runs, dtype=bool)
-    ends = [""] * runs.n_runs
+    ends, curves = [""] * runs.n_runs, [[START_LEVEL] for _ in rows]
     for decision in range(runs.config.decisions):
         asked = Hyperparameters.full(runs.n_runs, learning_rate=GOOD)
         for row, controller in zip(rows, controllers.values(), strict=True):
@@ -133,6 +149,7 @@ def play(runs, controllers, seed=100):
             if ends[row]:
                 continue
             earned[row] += outcome.reward[row]
+            curves[row].append(levels[row])
             arrived[row] |= levels[row] <= runs.references.final_level[row]
             if outcome.terminated[row]:
                 ends[row] = "hopeless" if outcome.hopeless[row] else "diverged"
@@ -140,9 +157,32 @@ def play(runs, controllers, seed=100):
         ended = np.flatnonzero(outcome.terminated).tolist()
         runs.reset(ended, [seed] * len(ended), starts[: len(ended)])
     return {
-        name: Played(earned[row], ends[row] or "truncated", arrived[row])
+        name: Played(earned[row], ends[row] or "truncated", arrived[row], np.array(curves[row]))
         for row, name in enumerate(controllers)
     }
+
+
+def mean_returns(name, reference, **guard):
+    """Of every honest controller and every trick over the seeds, and what came of each seed."""
+    controllers = HONEST | CHEATS
+    runs = InnerRuns(task(), len(controllers), configuration(name, **guard), reference)
+    seeds = [play(runs, controllers, seed) for seed in SEEDS]
+    return {each: np.mean([p[each].earned for p in seeds]) for each in controllers}, seeds
+
+
+def swings(curve):
+    """How often a curve rises by more than 1, above where it began, and comes back by 1."""
+    count, lowest, highest = 0, curve[0], None
+    for value in curve:
+        if highest is None:
+            lowest = min(lowest, value)
+            if value > max(lowest + 1, START_LEVEL):
+                highest = value
+        else:
+            highest = max(highest, value)
+            if value < highest - 1:
+                count, lowest, highest = count + 1, value, None
+    return count
 
 
 @every_reward
@@ -151,22 +191,47 @@ def play(runs, controllers, seed=100):
     [{}, {"hopeless_share": 0.3, "hopeless_after": 0.2}, {"on_divergence": "roll_back"}],
 )
 def test_no_trick_earns_more_than_honest_training(reference, name, guard):
-    controllers = HONEST | CHEATS
-    runs = InnerRuns(task(), len(controllers), configuration(name, **guard), reference)
-    played = play(runs, controllers)
+    returns, seeds = mean_returns(name, reference, **guard)
     # The tricks are what they are called: otherwise nothing would be shown.
-    assert all(played[honest].arrived for honest in HONEST)
-    assert played["touching the target once"].arrived
-    for cheat in CHEATS:
-        # Rolled back, a run that diverges goes on, and may be ended later.
-        if cheat.startswith("diverging") and "on_divergence" not in guard:
-            assert played[cheat].end == "diverged", cheat
-        elif not cheat.startswith("diverging"):
-            assert played[cheat].end != "diverged", cheat
-    assert (played["never training"].end == "hopeless") == ("hopeless_share" in guard)
-    honest = min(played[honest].earned for honest in HONEST)
-    paid = {cheat: played[cheat].earned for cheat in CHEATS if played[cheat].earned >= honest}
-    assert paid == {}
+    for played in seeds:
+        assert played["decaying"].arrived
+        assert played["touching the target once"].arrived
+        for cheat in CHEATS:
+            # Rolled back, a run that diverges goes on, and may be ended later.
+            if cheat.startswith("diverging") and "on_divergence" not in guard:
+                assert played[cheat].end == "diverged", cheat
+            elif not cheat.startswith("diverging"):
+                assert played[cheat].end != "diverged", cheat
+        assert (played["never training"].end == "hopeless") == ("hopeless_share" in guard)
+    best = max(returns[honest] for honest in HONEST)
+    assert {cheat: returns[cheat] for cheat in CHEATS if returns[cheat] >= best} == {}
+
+
+def test_what_is_called_oscillating_and_recovering_rises_and_comes_back(reference):
+    for played in mean_returns("log_improvement", reference)[1]:
+        assert swings(played["oscillating"].curve) == 2
+        assert swings(played["oscillating late"].curve) >= 2
+        for when in ("at once", "late"):
+            curve = played[f"blowing up {when} and recovering"].curve
+            assert swings(curve) == 1
+            assert curve.max() > 1
+            assert curve[-1] < -1.5
+        assert not any(swings(played[honest].curve) for honest in HONEST)
+
+
+class ClippedImprovement(LogImprovement):
+    """The mistake of old: not the level is bounded but its increments."""
+
+    def _earned(self, stretch, references):
+        clipped = np.clip(stretch.after - stretch.before, -1, 1)
+        return super()._earned(stretch._replace(before=stretch.after - clipped), references)
+
+
+def test_clipped_increments_would_pay_for_oscillating(reference, monkeypatch):
+    """So that the tricks above are such as a faulty reward pays for."""
+    monkeypatch.setitem(REWARDS, "log_improvement", ClippedImprovement)
+    returns, _ = mean_returns("log_improvement", reference)
+    assert returns["oscillating"] > max(returns[honest] for honest in HONEST)
 
 
 @every_reward
