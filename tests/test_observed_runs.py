@@ -11,6 +11,7 @@ from trainpilot.envs.config import EnvConfig, ObservationConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.observation import FEATURE_NAMES, HIGH, LOW
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 from trainpilot.inner_tasks import TensorTask, TrainpilotError
 
 
@@ -74,6 +75,53 @@ def test_within_bounds_wherever_a_run_goes(learning_rate):
         assert np.isfinite(vector).all()
         assert (vector >= LOW).all()
         assert (vector <= HIGH).all()
+
+
+class Constant(nn.Module):
+    """The same outputs whatever the inputs: their gradient is that of two numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs = nn.Parameter(torch.zeros(2))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.outputs.expand(len(inputs), 2)
+
+
+class Detached(nn.Module):
+    """Outputs that no parameter has a say in: the gradient is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 0 * self.layer(inputs)
+
+
+def all_zero() -> nn.Module:
+    """A model whose parameters have no norm to compare with."""
+    layer = nn.Linear(8, 2)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+@pytest.mark.parametrize("model", [Constant, Detached, all_zero])
+def test_within_bounds_where_gradient_or_parameters_vanish_or_outputs_are_constant(model):
+    inputs = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    flat = TensorTask("flat", model=model, inputs=inputs, targets=(inputs.sum(1) > 0).long())
+    n_runs = len(OPTIMIZER_NAMES)
+    runs = InnerRuns(flat, n_runs, EnvConfig())
+    starts = [Hyperparameters.full(1, optimizer=name) for name in OPTIMIZER_NAMES]
+    vectors = [runs.reset(range(n_runs), range(n_runs), starts)]
+    vectors += [runs.step(runs.hyperparameters).observation for _ in range(3)]
+    for vector in vectors:
+        assert np.isfinite(vector).all()
+        assert (vector >= LOW).all()
+        assert (vector <= HIGH).all()
+    gradients = vectors[-1][:, FEATURE_NAMES.index("gradient_norm")]
+    assert (gradients == 0).all() == (model is Detached)
 
 
 def test_hidden_features_are_zero_and_others_as_they_were():
