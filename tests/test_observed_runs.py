@@ -45,16 +45,42 @@ def observed(task: TensorTask, learning_rate: float, optimizer: str) -> np.ndarr
     return np.array([runs.step(runs.hyperparameters).observation.mean(0) for _ in range(4)])
 
 
+def shift(other: dict, learning_rate: float, optimizer: str) -> np.ndarray:
+    """How far another task moves the features, in shares of their range, as `observed` has them."""
+    one, two = (observed(task(**kind), learning_rate, optimizer) for kind in ({}, other))
+    return np.abs(two - one) / (HIGH - LOW)
+
+
 @pytest.mark.parametrize(("optimizer", "learning_rate"), [("adam", 1e-6), ("sgd", 3e-5)])
 @pytest.mark.parametrize(
     "other", [{"input_scale": 10.0}, {"input_scale": 0.1}, {"width": 320}], ids=str
 )
 def test_input_scale_and_width_hardly_move_the_observation(other, optimizer, learning_rate):
     """Of models that stand where they began: no feature by a tenth of its range."""
-    one, two = (observed(task(**kind), learning_rate, optimizer) for kind in ({}, other))
-    moved = np.abs(two - one) / (HIGH - LOW)
+    moved = shift(other, learning_rate, optimizer)
     assert moved.max() < 0.1, FEATURE_NAMES[moved.max(0).argmax()]
     assert moved.mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "learning_rate", "other", "most", "mean", "which"),
+    [
+        ("adam", 1e-3, {"input_scale": 10.0}, 0.20, 0.009, "valid_accuracy"),
+        ("adam", 1e-3, {"input_scale": 0.1}, 0.08, 0.005, "relative_update"),
+        ("adam", 1e-3, {"width": 320}, 0.43, 0.034, "valid_accuracy"),
+        ("sgd", 3e-2, {"input_scale": 10.0}, 0.31, 0.038, "valid_accuracy"),
+        ("sgd", 3e-2, {"input_scale": 0.1}, 0.09, 0.007, "relative_update"),
+        ("sgd", 3e-2, {"width": 320}, 0.30, 0.030, "valid_accuracy"),
+    ],
+)
+def test_where_a_model_trains_they_move_it_as_documented(
+    optimizer, learning_rate, other, most, mean, which
+):
+    """The table of docs/environment.md: scale and width change how a model trains."""
+    moved = shift(other, learning_rate, optimizer)
+    assert moved.max() == pytest.approx(most, rel=0.2)
+    assert moved.max(0)[FEATURE_NAMES.index(which)] == pytest.approx(most, rel=0.2)
+    assert moved.mean() == pytest.approx(mean, rel=0.2)
 
 
 def test_the_scale_of_the_loss_does_not_move_the_observation():
