@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
 from trainpilot.inner_tasks.protocol import InnerTask, Splits, check_micro_batch_size
 
 MODALITIES = ("vision", "text", "tabular", "synthetic")
+
+#: Examples that go through the model at once, unless a micro-batch has more.
+_CHUNK = 128
+#: Where fewer of train's inputs than this share differ, as of short words of a few letters, it is
+#: natural that all others stand there too.
+_LEAST_DISTINCT = 0.25
 
 
 def check_inner_task(task: InnerTask) -> None:
@@ -54,14 +62,23 @@ def _check_splits(task: InnerTask) -> None:
             f"{where} must hold as many targets as inputs",
             f"{len(split.inputs)} and {len(split.targets)}",
         )
-        finite = not split.inputs.is_floating_point() or bool(split.inputs.isfinite().all())
-        require(finite, f"the inputs of {where} must be finite", "NaN or infinity")
+        for part, values in split._asdict().items():
+            finite = not values.is_floating_point() or bool(values.isfinite().all())
+            require(finite, f"the {part} of {where} must be finite", "NaN or infinity")
         shapes.add((split.inputs.shape[1:], split.inputs.dtype, split.targets.dtype))
     require(
         len(shapes) == 1,
         f"the splits of '{task.name}' must agree in shape and dtype",
         sorted(map(str, shapes)),
     )
+    train = _rows(task.splits.train.inputs)
+    if len(set(train)) > _LEAST_DISTINCT * len(train):
+        for name, shared in n_shared_with_train(task.splits).items():
+            require(
+                shared < len(getattr(task.splits, name).inputs),
+                f"split '{name}' of '{task.name}' must hold inputs that do not stand in train",
+                f"{shared}, all of which stand there",
+            )
 
 
 def _check_model(task: InnerTask) -> None:
@@ -99,6 +116,32 @@ def _check_model(task: InnerTask) -> None:
         require(value.ndim == 0, f"metric '{name}' of '{task.name}' must be a scalar", value.shape)
     accuracy = metrics["accuracy"].item() if "accuracy" in metrics else 0.0
     require(0 <= accuracy <= 1, f"the accuracy of '{task.name}' must lie in [0, 1]", accuracy)
+    model.eval()
+    with torch.no_grad():
+        once = task.loss(model(inputs), targets).item()
+        twice = task.loss(model(torch.cat([inputs, inputs])), torch.cat([targets, targets])).item()
+        require(
+            math.isclose(once, twice, rel_tol=1e-3, abs_tol=1e-6),
+            f"the loss of '{task.name}' must be the mean over a batch, the same for a batch and "
+            "for that batch twice",
+            f"{once:.6g} and {twice:.6g}",
+        )
+        _check_losses(task, model)
+
+
+def _check_losses(task: InnerTask, model: nn.Module) -> None:
+    """Check the loss over every example of every split, at the initial weights."""
+    for name, split in task.splits._asdict().items():
+        rule = f"the loss of '{task.name}' must be finite and not negative over all of '{name}'"
+        n_chunks = -(-len(split.inputs) // max(task.micro_batch_size, _CHUNK))
+        # Of nearly equal size: a last chunk of one example is no batch as a model expects it.
+        chunks = (part.tensor_split(n_chunks) for part in split)
+        for inputs, targets in zip(*chunks, strict=True):
+            try:
+                loss = task.loss(model(inputs), targets).item()
+            except Exception as error:
+                raise TrainpilotError(f"{rule}; it failed with: {first_line(error)}") from error
+            require(math.isfinite(loss) and loss >= 0, rule, loss)
 
 
 def n_shared_with_train(splits: Splits) -> dict[str, int]:

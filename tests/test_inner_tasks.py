@@ -235,11 +235,58 @@ def test_check_finds_what_breaks_the_contract(changes, message):
         check_inner_task(_task(**changes))
 
 
-def test_check_finds_inputs_that_are_not_finite():
-    task = _task()
-    task.splits.valid.inputs[0] = float("nan")
-    with pytest.raises(TrainpilotError, match=r"inputs of split .* must be finite"):
+def _four_splits(**sizes):
+    """Splits of different examples: two classes, on either side of 0."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for name in Splits._fields:
+        inputs = torch.randn(sizes.get(name, 20), 2, generator=generator)
+        parts.append(Split(inputs, (inputs[:, 0] > 0).long()))
+    return Splits(*parts)
+
+
+@pytest.mark.parametrize("name", Splits._fields)
+def test_check_finds_inputs_and_targets_that_are_not_finite_in_any_split(name):
+    for part in Split._fields:
+        splits = Splits(*(Split(s.inputs, s.inputs.clone()) for s in _four_splits()))
+        task = _task(splits=splits, loss="mse")
         check_inner_task(task)
+        getattr(getattr(splits, name), part)[-1] = float("nan")
+        with pytest.raises(TrainpilotError, match=rf"the {part} of split '{name}' .* be finite"):
+            check_inner_task(task)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.functional.cross_entropy])
+@pytest.mark.parametrize("name", Splits._fields)
+def test_check_finds_a_class_that_does_not_exist_in_any_split(name, loss):
+    # The last of more examples than go through the model at once.
+    splits = _four_splits(**{name: 300})
+    check_inner_task(_task(splits=splits, loss=loss))
+    getattr(splits, name).targets[-1] = 2
+    with pytest.raises(TrainpilotError, match=rf"finite and not negative over all of '{name}'"):
+        check_inner_task(_task(splits=splits, loss=loss))
+
+
+def test_check_finds_a_loss_that_is_a_sum():
+    summed = nn.CrossEntropyLoss(reduction="sum")
+    with pytest.raises(TrainpilotError, match=r"must be the mean over a batch, .*; given: \d"):
+        check_inner_task(_task(splits=_four_splits(), loss=summed))
+
+
+@pytest.mark.parametrize("name", Splits._fields[1:])
+def test_check_finds_a_split_that_stands_in_train_whole(name):
+    splits = _four_splits(train=60)
+    leaked = Split(*(part[10:30] for part in splits.train))
+    with pytest.raises(TrainpilotError, match=rf"split '{name}' .* given: 20, all of which"):
+        check_inner_task(_task(splits=splits._replace(**{name: leaked})))
+    mostly = Split(*(torch.cat(parts) for parts in zip(leaked, splits.test, strict=True)))
+    check_inner_task(_task(splits=splits._replace(**{name: mostly})))
+
+
+def test_where_few_inputs_are_possible_all_may_stand_in_train():
+    check_inner_task(
+        _task(splits=Splits(*(Split(s.inputs.sign(), s.targets) for s in _four_splits())))
+    )
 
 
 @pytest.mark.parametrize(
