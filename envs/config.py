@@ -69,7 +69,8 @@ class ActionConfig:
         weight_decay: factors of the weight decay, each > 0.
         momentum: factors of one minus the momentum, each > 0.
         gradient_clip: factors of the largest gradient norm, each > 0.
-        batch_size: factors of the batch size, each > 0.
+        batch_size: factors of the batch size, each > 0; needs `BoundsConfig.batch_size_high`
+            above `batch_size_low`.
         optimizers: names to choose among.
         continuous: actions are numbers (`Box`) between the smallest and the largest factor,
             not choices (`MultiDiscrete`); for algorithms that want them.
@@ -241,6 +242,13 @@ class EnvConfig:
             )
         bounds = self.bounds
         _validate_bounds(bounds)
+        # Or a policy would learn to set what the bounds hold where it is.
+        require(
+            not self.actions.batch_size or bounds.batch_size_low < bounds.batch_size_high,
+            "env.actions.batch_size needs env.bounds.batch_size_high above "
+            f"env.bounds.batch_size_low, {bounds.batch_size_low}",
+            bounds.batch_size_high,
+        )
         require(
             self.start.batch_size <= bounds.batch_size_high,
             f"env.start.batch_size must be at most env.bounds.batch_size_high, "

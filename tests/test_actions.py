@@ -158,6 +158,17 @@ def test_bounds_out_of_range_are_named(bounds, message):
         EnvConfig(bounds=BoundsConfig(**bounds)).validate()
 
 
+def test_a_batch_size_that_the_bounds_hold_where_it_is_cannot_be_controlled():
+    config = EnvConfig(actions=ActionConfig(batch_size=[0.5, 1.0, 2.0]))
+    with pytest.raises(TrainpilotError, match=r"batch_size_high above .*_low, 1; given: 1"):
+        config.validate()
+    config.bounds.batch_size_high = 2
+    config.validate()
+    config.bounds.batch_size_low = 2
+    with pytest.raises(TrainpilotError, match=r"batch_size_high above .*_low, 2; given: 2"):
+        config.validate()
+
+
 def test_json_round_trip():
     spec = ActionSpec(FULL)
     assert ActionSpec.from_json(spec.to_json()).heads == spec.heads
