@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from trainpilot.agents.policy import ObservationNormaliser, policy_kwargs
 from trainpilot.agents.progress import ProgressBar
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.groups import Groups, GroupSpec
+from trainpilot.envs.interventions import Reason
 from trainpilot.envs.observation import Observation
 from trainpilot.envs.rewards import needs_reference
 from trainpilot.envs.task_reference import TaskReference
@@ -188,6 +189,7 @@ class MetaTraining(BaseCallback):
         self._hopeless: list[bool] = []
         self._lengths: list[int] = []
         self._rolled_back: list[bool] = []
+        self._reasons: Counter[int] = Counter()
         self._note = ""
 
     def _on_rollout_start(self) -> None:
@@ -208,6 +210,7 @@ class MetaTraining(BaseCallback):
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             self._rolled_back.append(info["rolled_back"])
+            self._reasons[info["reason"]] += 1
             if "episode" in info:
                 self._returns[info["task"]].append(info["episode"]["r"])
                 self._diverged.append(info["diverged"])
@@ -222,6 +225,9 @@ class MetaTraining(BaseCallback):
         for name, returns in self._returns.items():
             self.logger.record(f"return/{name}", float(np.mean(returns)))
         self.logger.record("guard/roll_back_rate", float(np.mean(self._rolled_back)))
+        # Of none too, so that the curves have no gaps.
+        for reason in set(Reason) - {Reason.NONE}:
+            self.logger.record(f"guard/reason/{reason.name.lower()}", self._reasons[reason])
         if self._diverged:
             means = [float(np.mean(returns)) for returns in self._returns.values()]
             self.logger.record("return/mean_of_tasks", float(np.mean(means)))
@@ -234,6 +240,7 @@ class MetaTraining(BaseCallback):
         self._hopeless.clear()
         self._lengths.clear()
         self._rolled_back.clear()
+        self._reasons.clear()
 
     def close(self) -> None:
         """Write the last checkpoint; a rollout that was not collected whole is not counted."""

@@ -129,7 +129,11 @@ class InnerTrainingVecEnv(VecEnv):
 
 
 def _infos(transition: Transition) -> list[dict[str, Any]]:
-    """What `info` says of each row's decision."""
-    columns = decision_columns(transition) | hyperparameter_columns(transition.hyperparameters)
+    """What `info` says of each row's decision, the guard's reason as a number among it."""
+    columns = {
+        **decision_columns(transition),
+        **hyperparameter_columns(transition.hyperparameters),
+        "reason": transition.interventions.reason,
+    }
     rows = zip(*[values.tolist() for values in columns.values()], strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]

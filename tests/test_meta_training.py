@@ -22,6 +22,7 @@ from trainpilot.agents.meta_training import (
     resume_agent,
 )
 from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.interventions import Reason
 from trainpilot.inner_tasks import TrainpilotError
 
 
@@ -77,17 +78,25 @@ def test_a_rollout_is_whole_inner_runs_and_decisions_are_rounded_up(moons, tmp_p
     assert agent.policy.features_extractor.count == 120
 
 
-def test_the_rate_of_roll_backs_is_logged(quadratic, tmp_path):
-    env, config = configs(total_decisions=60)
+def test_the_rate_of_roll_backs_and_their_reasons_are_logged(quadratic, tmp_path):
+    env, config = configs(total_decisions=120)
     # SGD at rate 3 and momentum 0.9 leaves the bowl; at most once in each run's six decisions.
     env.start = StartConfig(["sgd"], 0.1, 0.1)
     env.actions = ActionConfig(learning_rate=[1.0], optimizers=["sgd"])
     env.guard = GuardConfig(max_roll_backs=6, max_loss_ratio=1.001, shrink=1e-6)
     train([quadratic], tmp_path, config, env)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in events.Scalars("guard/roll_back_rate")] == [
-        pytest.approx(1 / 6)
-    ]
+    rates = [event.value for event in events.Scalars("guard/roll_back_rate")]
+    assert rates == pytest.approx([1 / 6, 1 / 6])
+    counts = {
+        reason: [event.value for event in events.Scalars(f"guard/reason/{reason.name.lower()}")]
+        for reason in Reason
+        if reason != Reason.NONE
+    }
+    # Once in each of the ten runs of a rollout.
+    assert {reason: count for reason, count in counts.items() if any(count)} == {
+        Reason.VALID_LOSS_EXPLODED: [10, 10]
+    }
 
 
 def test_same_seed_same_policy(moons, tmp_path):
