@@ -170,6 +170,62 @@ def test_check_task_refuses_a_broken_task_in_one_sentence(
     assert len(err.splitlines()) == 1
 
 
+#: A plain class with what the contract asks for.
+PLAIN = """
+import torch
+from trainpilot.inner_tasks import Split, Splits
+
+class Plain:
+    name, modality, dataset, micro_batch_size = "plain", "tabular", "lines", 10
+
+    def __init__(self, slope=2.0):
+        self.splits = Splits(*(self._split(seed, slope) for seed in range(4)))
+
+    @staticmethod
+    def _split(seed, slope):
+        inputs = torch.randn(50, 1, generator=torch.Generator().manual_seed(seed))
+        return Split(inputs, slope * inputs)
+
+    def make_model(self):
+        return torch.nn.Linear(1, 1)
+
+    def loss(self, outputs, targets):
+        return (outputs - targets).square().mean()
+
+    def metrics(self, outputs, targets):
+        return {}
+"""
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "target", "found"),
+    [
+        (
+            "my_task_check",
+            README.split("<!-- my_task.py -->\n```python\n")[1].split("```")[0],
+            "moons",
+            ["moons keeps the contract", "train 600, valid 130", "MLP 32, 162 parameters"],
+        ),
+        (
+            "plain_check",
+            PLAIN,
+            "Plain",
+            ["plain keeps the contract", "train 50, valid 50", "0 of valid", "linear, 2 param"],
+        ),
+    ],
+)
+def test_check_task_says_what_it_found_of_a_task_of_one_s_own(
+    module, code, target, found, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{module}.py").write_text(code)
+    arguments = ["check-task", "task=custom", f"task._target_={module}.{target}"]
+    code, out, err = _run(monkeypatch, capsys, *arguments)
+    assert code == 0, err
+    assert [text for text in found if text not in out] == []
+
+
 @pytest.mark.parametrize("command", ["tasks", "controllers"])
 def test_lists_take_no_settings(monkeypatch, capsys, command):
     code, out, err = _run(monkeypatch, capsys, command, "--yaml")
