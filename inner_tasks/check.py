@@ -71,7 +71,7 @@ def _check_splits(task: InnerTask) -> None:
         f"the splits of '{task.name}' must agree in shape and dtype",
         sorted(map(str, shapes)),
     )
-    train = _rows(task.splits.train.inputs)
+    train = rows_of(task.splits.train.inputs)
     if len(set(train)) > _LEAST_DISTINCT * len(train):
         for name, shared in n_shared_with_train(task.splits).items():
             require(
@@ -155,7 +155,7 @@ def n_shared_with_train(splits: Splits) -> dict[str, int]:
     Returns:
         The number for `valid`, `outer_valid` and `test`.
     """
-    rows = [_rows(split.inputs) for split in splits]
+    rows = [rows_of(split.inputs) for split in splits]
     train = set(rows[0])
     return {
         name: sum(row in train for row in own)
@@ -163,7 +163,8 @@ def n_shared_with_train(splits: Splits) -> dict[str, int]:
     }
 
 
-def _rows(inputs: Tensor) -> list[bytes]:
-    # As bytes, since NumPy does not know every type of torch's.
+def rows_of(inputs: Tensor) -> list[bytes]:
+    """Each example as bytes, to be compared with others of the same shape and type."""
+    # By way of bytes, since NumPy does not know every type of torch's.
     flat = inputs.detach().cpu().reshape(len(inputs), -1).contiguous().view(torch.uint8)
     return [row.tobytes() for row in flat.numpy()]

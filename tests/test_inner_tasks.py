@@ -29,10 +29,11 @@ from trainpilot.inner_tasks.catalogue import (
     suite_of_tasks,
     task_names,
 )
-from trainpilot.inner_tasks.check import n_shared_with_train
+from trainpilot.inner_tasks.check import n_shared_with_train, rows_of
 from trainpilot.inner_tasks.describing import describe_model
 from trainpilot.inner_tasks.family import TaskFamily
 from trainpilot.inner_tasks.objectives import cross_entropy
+from trainpilot.inner_tasks.patches import PHOTOGRAPHS
 from trainpilot.inner_tasks.sources import SOURCES
 from trainpilot.inner_tasks.text import (
     ALPHABET,
@@ -71,6 +72,39 @@ def test_no_data_set_stands_in_two_suites():
     datasets = {suite: {load_task(n).dataset for n in suite_tasks(suite)} for suite in SUITES}
     for one, other in itertools.combinations(SUITES, 2):
         assert not datasets[one] & datasets[other]
+
+
+def test_no_example_stands_in_two_suites():
+    """Whatever the data sets are called: inputs as the models are given them."""
+    rows: dict[str, set[bytes]] = {}
+    suites = {}
+    for suite in SUITES:
+        for name in suite_tasks(suite):
+            task = load_task(name)
+            if not isinstance(task, TaskFamily):
+                # Tasks may be given a data set at different lengths.
+                seen = rows.setdefault(task.dataset, set())
+                seen.update(*(rows_of(split.inputs) for split in task.splits))
+                suites[task.dataset] = suite
+    shared = {
+        frozenset((one, other)): len(rows[one] & rows[other])
+        for one, other in itertools.combinations(rows, 2)
+        if suites[one] != suites[other] and rows[one] & rows[other]
+    }
+    # Some words are names too, and short windows of text are often blanks or a common word: the
+    # table of docs/tasks.md. What is asked of a word differs, and no text stands in two suites.
+    expected = {
+        frozenset(pair) for pair in itertools.combinations(("words", "cmudict", "surnames"), 2)
+    } | {frozenset(("stdlib_docstrings", "stdlib_code"))}
+    assert shared.keys() == expected
+    for pair, count in shared.items():
+        most = 0.1 if "stdlib_code" in pair else 0.02
+        assert count < most * min(len(rows[name]) for name in pair), (pair, count)
+
+
+def test_no_photograph_stands_in_two_data_sets():
+    photographs = list(itertools.chain(*PHOTOGRAPHS.values()))
+    assert len(photographs) == len(set(photographs))
 
 
 def test_the_small_suite_is_part_of_meta_train_and_needs_no_further_package():
