@@ -16,7 +16,8 @@ from trainpilot.inner_tasks.sources import import_for, sourced_task
 from trainpilot.inner_tasks.tensor_task import SPLIT_SHARES, TensorTask
 
 #: Photographs of each data set, as `skimage.data` calls them: those that its wheel holds and that
-#: are CC0 or in the public domain. A photograph stands in one data set.
+#: are CC0 or in the public domain, or of which it says that no copyright restrictions are known
+#: (coins, immunohistochemistry). A photograph stands in one data set.
 PHOTOGRAPHS = {
     "textures": ("brick", "grass", "gravel", "coins", "text", "hubble_deep_field"),
     "photographs": (

