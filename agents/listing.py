@@ -32,9 +32,10 @@ def task_entries() -> list[dict[str, Any]]:
 
     Returns:
         For each task `name`, `suite` (None for none), `modality`, `dataset`, `model`, `n_params`,
-        `n_train`, `licence` and `note`. Where the data are not here, `model`, `n_params` and
-        `n_train` are None and the note says why. Of a family it says how many tasks it has. Else it
-        is None.
+        `n_train`, `licence` and `note`. Where the data are not here, the note says why, and
+        `model`, `n_params` and `n_train` are None unless they are known without the data, as
+        those of the tasks that are downloaded are. Of a family the note says how many tasks it
+        has. Else it is None.
     """
     suites, names = suite_of_tasks(), task_names()
     entries = []
@@ -55,9 +56,9 @@ def _entry(name: str, suite: str | None) -> dict[str, Any]:
             "suite": suite,
             "modality": source.modality,
             "dataset": error.dataset,
-            "model": None,
-            "n_params": None,
-            "n_train": None,
+            "model": None if error.model is None else describe_model(error.model),
+            "n_params": None if error.model is None else n_parameters(error.model),
+            "n_train": error.n_train,
             "licence": source.licence,
             "note": str(error),
         }

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainpilot.inner_tasks.errors import MissingDataError, first_line, require
 from trainpilot.inner_tasks.models import cnn, embedding_mlp
@@ -21,7 +22,7 @@ from trainpilot.inner_tasks.protocol import Split, Splits
 from trainpilot.inner_tasks.sources import import_for, sourced_task
 from trainpilot.inner_tasks.tensor_task import TensorTask
 
-_N_CLASSES = 10
+_N_CLASSES, _N_TOPICS = 10, 4
 #: Where torchvision keeps what it downloads.
 FOLDER = "~/.cache/trainpilot"
 
@@ -51,12 +52,17 @@ def fashion_mnist_cnn(
     Raises:
         TrainpilotError: if torchvision is missing, or the files cannot be had.
     """
-    splits = _torchvision("fashion_mnist", "FashionMNIST", n_examples, folder, download)
+
+    def model() -> nn.Module:
+        return cnn(1, widths, 28, _N_CLASSES)
+
+    with _outlined(model, n_examples, 60_000):
+        splits = _torchvision("fashion_mnist", "FashionMNIST", n_examples, folder, download)
     return sourced_task(
         "fashion_mnist_cnn",
         "fashion_mnist",
         splits=splits,
-        model=lambda: cnn(1, widths, splits.train.inputs.shape[-1], _N_CLASSES),
+        model=model,
         micro_batch_size=micro_batch_size,
     )
 
@@ -69,12 +75,17 @@ def cifar10_cnn(
     micro_batch_size: int = 32,
 ) -> TensorTask:
     """CIFAR-10 (Krizhevsky, 2009): colour images of 32x32 pixels; as `fashion_mnist_cnn`."""
-    splits = _torchvision("cifar10", "CIFAR10", n_examples, folder, download)
+
+    def model() -> nn.Module:
+        return cnn(3, widths, 32, _N_CLASSES)
+
+    with _outlined(model, n_examples, 50_000):
+        splits = _torchvision("cifar10", "CIFAR10", n_examples, folder, download)
     return sourced_task(
         "cifar10_cnn",
         "cifar10",
         splits=splits,
-        model=lambda: cnn(3, widths, splits.train.inputs.shape[-1], _N_CLASSES),
+        model=model,
         micro_batch_size=micro_batch_size,
     )
 
@@ -103,10 +114,15 @@ def ag_news_mlp(
         TrainpilotError: if datasets is missing, or the files cannot be had.
     """
     require(n_words >= 1, "n_words of 'ag_news_mlp' must be at least 1", n_words)
-    library = import_for("ag_news", "datasets")
-    if not download:
-        raise _not_here("ag_news")
-    official = _fetched("ag_news", lambda: library.load_dataset("fancyzhx/ag_news"))
+
+    def model(n_known_words: int = n_vocabulary) -> nn.Module:
+        return embedding_mlp(n_known_words + 2, n_words, embedding, hidden, _N_TOPICS, "relu")
+
+    with _outlined(model, n_examples, 120_000):
+        library = import_for("ag_news", "datasets")
+        if not download:
+            raise _not_here("ag_news")
+        official = _fetched("ag_news", lambda: library.load_dataset("fancyzhx/ag_news"))
     # As plain lists: the library's columns read the disk at every index.
     texts, test_texts = (list(official[part]["text"]) for part in ("train", "test"))
     targets, test_targets = (list(official[part]["label"]) for part in ("train", "test"))
@@ -126,9 +142,7 @@ def ag_news_mlp(
         "ag_news_mlp",
         "ag_news",
         splits=splits,
-        model=lambda: embedding_mlp(
-            len(vocabulary) + 2, n_words, embedding, hidden, int(labels.max()) + 1, "relu"
-        ),
+        model=lambda: model(len(vocabulary)),
         micro_batch_size=micro_batch_size,
     )
 
@@ -204,6 +218,23 @@ def _numbers(texts: Sequence[str], vocabulary: dict[str, int], n_words: int) -> 
         own = [vocabulary.get(word, _RARE_WORD) for word in _words(text)[:n_words]]
         rows.append(own + [_NO_WORD] * (n_words - len(own)))
     return torch.tensor(rows)
+
+
+@contextmanager
+def _outlined(model: Callable[[], nn.Module], n_examples: int, n_official: int) -> Iterator[None]:
+    """Let an error for missing data say what is known of the task without them.
+
+    Args:
+        model: what the task trains.
+        n_examples: most examples of the official training set that are used.
+        n_official: examples of that set.
+    """
+    try:
+        yield
+    except MissingDataError as error:
+        error.model = model()
+        error.n_train = _n_train(min(n_examples, n_official))
+        raise
 
 
 def _fetched(dataset: str, fetch: Callable[[], Any]) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch import nn
+
 
 class TrainpilotError(ValueError):
     """A mistake in what the user gave: one sentence, shown without a traceback.
@@ -47,7 +49,14 @@ class MissingDataError(TrainpilotError):
     Args:
         message: the sentence, with the remedy.
         dataset: which data.
+
+    Attributes:
+        model: what the task would train, where that is known without the data, or None.
+        n_train: its training examples, likewise.
     """
+
+    model: nn.Module | None = None
+    n_train: int | None = None
 
     def __init__(self, message: str, dataset: str) -> None:
         super().__init__(message)

@@ -109,6 +109,26 @@ def test_nothing_is_downloaded_unless_it_may(torchvision, hub, monkeypatch, name
     assert all(not download for _, download in torchvision)
 
 
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("fashion_mnist_cnn", 48_000), ("cifar10_cnn", 40_000), ("ag_news_mlp", 96_000)],
+)
+def test_what_is_known_without_the_data_is_what_it_is_with_them(
+    torchvision, hub, monkeypatch, name, most
+):
+    # The hub's items have 12 common words and 80 rare ones.
+    arguments = {"n_vocabulary": 20, "micro_batch_size": 8} if name == "ag_news_mlp" else {}
+    make = getattr(downloads, name)
+    task = make(**arguments)
+    with pytest.raises(MissingDataError) as found:
+        make(**arguments, download=False)
+    assert str(found.value.model) == str(task.make_model())
+    assert found.value.n_train == 16_000
+    with pytest.raises(MissingDataError) as found:
+        make(**arguments, download=False, n_examples=10**9)
+    assert found.value.n_train == most
+
+
 def test_a_missing_network_is_one_sentence(hub, monkeypatch):
     def load_dataset(path):
         raise ConnectionError("Couldn't reach the hub\nand more")
