@@ -158,17 +158,15 @@ def _snapshot_bytes(optimizer: PilotOptimizer) -> int:
     snapshot = optimizer._snapshot
     assert snapshot is not None  # noqa: S101
     snapshot.keep()
-    state = snapshot.state_dict()
-    tensors = [
-        *state["tensors"],
-        *(
-            value
-            for own in state["optimizers"].values()
-            for values in own.values()
-            for value in values.values()
-        ),
-    ]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return _bytes(snapshot.state_dict())
+
+
+def _bytes(state: Any) -> int:
+    """Of all tensors in it."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    parts = state.values() if isinstance(state, dict) else state
+    return sum(map(_bytes, parts)) if isinstance(state, dict | list | tuple) else 0
 
 
 def whole_trainings(length: int, n_turns: int) -> dict[str, float]:

@@ -35,3 +35,15 @@ def test_parts_of_the_engine_are_found_and_timed(monkeypatch):
     steps = speed.parts_of_a_step(engine, speed.mixed(4))
     assert steps["whole"] > 0
     assert steps["forward"] > 0
+
+
+@pytest.mark.usefixtures("benchmarks")
+def test_what_a_pilot_costs_can_be_measured(monkeypatch):
+    import pilot
+
+    monkeypatch.setattr(pilot, "SUBJECTS", {"mlp": (pilot.mlp, (8, 64), 1, 1)})
+    measured = pilot.measure("mlp")
+    assert measured["step_seconds"] > 0
+    assert set(measured["overhead"]) == {"300", "1000", "3000", "20000"}
+    # Parameters and Adam's two moments, and what is counted.
+    assert measured["snapshot_bytes_over_parameters"] == pytest.approx(3, abs=0.01)
