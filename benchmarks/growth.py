@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import numpy as np
 from engines import STEPS, new_engine, stepper
 from measuring import in_new_process, seconds
-from subjects import SUBJECTS, variants
-from torch import nn
+from subjects import ACTIVATIONS, SUBJECTS, variants
 
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
@@ -22,11 +20,7 @@ from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker_pool import start_groups
 
 #: How many tasks are trained, by what trains them. torch.compile takes its time with each.
-_TASKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "native": (nn.ReLU, (1, 8, 32)),
-    # Its activation is none that the chains of our own have.
-    "torch_compile": (nn.Mish, (1, 8)),
-}
+_TASKS = {"native": (1, 8, 32), "torch_compile": (1, 8)}
 
 
 def growth_with_runs() -> dict[str, float]:
@@ -65,8 +59,8 @@ def growth_with_tasks() -> dict[str, Any]:
 def _tasks(kind: str, cache: str) -> dict[str, dict[str, Any]]:
     """Start engines one after the other; in a process of its own."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-    activation, numbers = _TASKS[kind]
-    tasks = variants(max(numbers), activation)
+    numbers = _TASKS[kind]
+    tasks = variants(max(numbers), ACTIVATIONS[kind])
     engines: list[Engine] = []
     started = []
     start = time.perf_counter()

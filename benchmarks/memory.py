@@ -9,20 +9,16 @@ from typing import Any
 
 from engines import STEPS, mixed
 from measuring import in_new_process
-from subjects import SUBJECTS, variants
-from torch import nn
+from subjects import ACTIVATIONS, SUBJECTS, variants
 
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.inner_runs import InnerRuns
-
-#: By what trains them: activations of the MLP. The second is none that the chains of our own have.
-_GROWING = {"native": nn.ReLU, "torch_compile": nn.Mish}
 
 
 def memory() -> dict[str, Any]:
     """Bytes a row, measured, and growth of the process over 10,000 decisions."""
     # What others have freed and the process has kept would be used first, and not be seen.
-    growth = {name: in_new_process(_growth, name) for name in _GROWING}
+    growth = {name: in_new_process(_growth, name) for name in ACTIVATIONS}
     return {**in_new_process(_bytes_of_a_row), "growth_bytes_over_10000_decisions": growth}
 
 
@@ -48,7 +44,7 @@ def _bytes_of_a_row(n_runs: int = 1024) -> dict[str, float]:
 def _growth(name: str) -> float:
     n_decisions = 50
     config = EnvConfig(decisions=n_decisions, micro_batches_per_decision=1, compiled=True)
-    runs, settings = InnerRuns(variants(1, _GROWING[name])[0], 2, config), mixed(2)
+    runs, settings = InnerRuns(variants(1, ACTIVATIONS[name])[0], 2, config), mixed(2)
 
     def decisions(n: int) -> None:
         for number in range(n):

@@ -73,6 +73,10 @@ SUBJECTS: dict[str, Callable[[], InnerTask]] = {
 }
 
 
+#: Of `variants`, by what trains them: the second is none that the chains of our own have.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"native": nn.ReLU, "torch_compile": nn.Mish}
+
+
 def variants(n_tasks: int, activation: Callable[[], nn.Module] = nn.ReLU) -> list[InnerTask]:
     """Digits with MLPs of different widths: none can use what another has compiled."""
     splits = digits_mlp().splits
