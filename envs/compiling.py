@@ -6,6 +6,7 @@ compiled again in mid-run, since there is no Python left to look at. Other shape
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -15,6 +16,7 @@ import torch._inductor
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -50,17 +52,37 @@ def compile_function(function: TensorFunction, examples: Sequence[Tensor]) -> Te
         Exception: whatever tracing or compiling raises.
     """
     with torch.no_grad():
-        graph = make_fx(function)(*(example.clone() for example in examples))
+        # One mode for the trace: torch would make one for each operation, with a stack trace.
+        with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+            graph = make_fx(function)(*(example.clone() for example in examples))
         for node in graph.graph.nodes:
             # The trace's fake tensors belong to a mode that the compiler does not know.
             if node.op == "placeholder":
                 node.meta.clear()
+        key = _identity(graph, examples)
+        if key in _COMPILED:
+            return _COMPILED[key]
         inputs: list[Any] = [example.clone() for example in examples]
         # Without an environment of shapes, inductor keeps nothing for the next process.
         mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
         with tracing(TracingContext(mode)):
             compiled = torch._inductor.compile(graph, inputs, options=_OPTIONS)
-        return cast("TensorFunction", compiled)
+        _COMPILED[key] = cast("TensorFunction", compiled)
+        return _COMPILED[key]
+
+
+#: What this process has compiled: engines of one task, or of one shape, share it.
+_COMPILED: dict[str, TensorFunction] = {}
+
+
+def _identity(graph: GraphModule, examples: Sequence[Tensor]) -> str:
+    """What a compiled function depends on: its code, what it is given and what it holds."""
+    parts = [graph.code]
+    parts += [f"{each.shape} {each.stride()} {each.dtype} {each.device}" for each in examples]
+    for node in graph.graph.find_nodes(op="get_attr"):
+        held = getattr(graph, node.target)
+        parts.append(f"{node.target} {held.dtype} {held.device} {held.tolist()}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def compile_checked(
