@@ -77,12 +77,15 @@ _COMPILED: dict[str, TensorFunction] = {}
 
 def _identity(graph: GraphModule, examples: Sequence[Tensor]) -> str:
     """What a compiled function depends on: its code, what it is given and what it holds."""
-    parts = [graph.code]
-    parts += [f"{each.shape} {each.stride()} {each.dtype} {each.device}" for each in examples]
+    digest = hashlib.sha256(graph.code.encode())
+    for example in examples:
+        digest.update(f"{example.shape} {example.stride()}".encode())
+        digest.update(f"{example.dtype} {example.device}".encode())
     for node in graph.graph.find_nodes(op="get_attr"):
-        held = getattr(graph, node.target)
-        parts.append(f"{node.target} {held.dtype} {held.device} {held.tolist()}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        held = getattr(graph, node.target).detach()
+        digest.update(f"{node.target} {held.shape} {held.dtype} {held.device}".encode())
+        digest.update(held.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def compile_checked(
