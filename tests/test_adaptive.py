@@ -14,9 +14,10 @@ from prodigyopt import Prodigy
 from pytorch_optimizer import SWATS
 from schedulefree import AdamWScheduleFree
 
-from trainpilot.agents.evaluation.adaptive import AdaptiveOptimizer
-from trainpilot.agents.evaluation.contenders import KINDS
+from trainpilot.agents.evaluation.adaptive import AdaptiveOptimizer, train_side_by_side
+from trainpilot.agents.evaluation.contenders import KINDS, Contender
 from trainpilot.agents.evaluation.hypergradient import AdamHD
+from trainpilot.agents.evaluation.jobs import make_jobs, run_jobs
 from trainpilot.agents.evaluation.method import Method
 from trainpilot.agents.evaluation.optimized_runs import OptimizedRuns
 from trainpilot.agents.heuristics import Constant
@@ -81,7 +82,7 @@ def test_weights_are_those_of_a_plain_torch_loop(task, make, request):
     n_runs, steps = 17, 30
     engine = Engine(task, n_runs, n_micro_batches=steps, optimizers=["sgd"])
     engine.reset(range(n_runs), range(n_runs))
-    trained = OptimizedRuns(engine, lambda parameter: make([parameter]))
+    trained = OptimizedRuns(engine, [lambda parameter: make([parameter])] * n_runs)
     for _ in range(3):
         trained.advance(10, np.ones(n_runs, dtype=bool))
         with trained.evaluation():
@@ -199,11 +200,48 @@ def test_a_run_that_diverges_ends_and_the_others_go_on(quadratic):
 
 def test_weights_of_a_run_that_ended_stay(moons):
     engine = Engine(moons, 2, n_micro_batches=4, optimizers=["sgd"])
-    trained = OptimizedRuns(engine, lambda parameter: torch.optim.Adam([parameter]))
+    trained = OptimizedRuns(engine, [lambda parameter: torch.optim.Adam([parameter])] * 2)
     before = engine.parameters.clone()
     trained.advance(4, np.array([True, False]))
     assert not torch.equal(engine.parameters[0], before[0])
     assert torch.equal(engine.parameters[1], before[1])
+    # What took the time is said of whom it took.
+    assert trained.update_seconds[0] > 0 == trained.update_seconds[1]
+
+
+def test_optimizers_side_by_side_make_the_runs_that_each_makes_alone(moons):
+    optimizers = {name: shipped(name) for name in METHODS}
+    runs = train_side_by_side(optimizers, moons, [4, 9], CONFIG)
+    assert [(run.controller, run.seed) for run in runs] == [
+        (name, seed) for name in METHODS for seed in (4, 9)
+    ]
+    for name, method in optimizers.items():
+        own = [run for run in runs if run.controller == name]
+        for run, expected in zip(own, method.train(name, moons, [4, 9], CONFIG), strict=True):
+            assert run.outer_valid_loss == pytest.approx(expected.outer_valid_loss, rel=1e-5)
+            assert run.best_test_loss == pytest.approx(expected.best_test_loss, rel=1e-5)
+            assert run.decisions[-1]["optimizer"] == expected.decisions[-1]["optimizer"]
+            assert run.seconds > 0
+
+
+def test_a_job_holds_all_adaptive_optimizers_of_a_task_and_runs_as_each_alone(moons):
+    contenders = [
+        Contender("adam", "heuristic", "", Constant("adam", 0.01)),
+        *(Contender(name, "adaptive", "", shipped(name)) for name in METHODS),
+        Contender("oracle", "oracle", "", shipped("oracle")),
+    ]
+    jobs = make_jobs(moons, contenders, [4], CONFIG, row_cost=2.0)
+    assert [[each.name for each in job.contenders] for job in jobs] == [
+        ["adam"],
+        [*METHODS],
+        ["oracle"],
+    ]
+    assert jobs[1].work == 2.0 * len(METHODS) * CONFIG.decisions
+    told = []
+    ((job, runs),) = run_jobs(jobs[1:2], CONFIG, 0, told.append)
+    assert job is jobs[1]
+    assert [run.controller for run in runs] == [*METHODS]
+    assert sum(told) == pytest.approx(job.work)
 
 
 def test_numbers_that_are_not_finite_are_a_divergence(quadratic):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
+from itertools import product
 from time import perf_counter
 from typing import Any, cast
 
@@ -55,7 +56,7 @@ class AdaptiveOptimizer:
         plain = OmegaConf.to_container(arguments) if OmegaConf.is_config(arguments) else arguments
         self._arguments = dict(cast("Mapping[str, Any]", plain or {}))
         try:
-            self._make(nn.Parameter(torch.zeros(1)))
+            self.make(nn.Parameter(torch.zeros(1)))
         except (TypeError, ValueError) as error:
             raise TrainpilotError(
                 f"the arguments must be such as {optimizer} takes; given: {self._arguments} "
@@ -107,68 +108,102 @@ class AdaptiveOptimizer:
         Raises:
             TrainpilotError: if the configuration is out of range or the task cannot be trained.
         """
-        config.validate()
-        # To compile a model takes longer than it saves in so few runs, step by step.
-        compiled = None if config.compiled else config.compiled
-        config = replace(config, optimizers=["sgd"], compiled=compiled)
-        engine = make_engine(task, len(seeds), config)
-        if not isinstance(engine, Engine):
-            raise TrainpilotError(f"a method trains a task; given: the family {task.name}")
-        engine.reset(range(len(seeds)), seeds)
-        trained = OptimizedRuns(engine, self._make)
-        budget = config.n_micro_batches * task.micro_batch_size
-        runs = [Run(task.name, name, seed, budget) for seed in seeds]
-        valid, outer_valid = engine.evaluate()
-        extend(runs, 0, valid.loss, outer_valid.loss)
-        guard = Guard(config.guard, len(runs))
-        guard.reset(np.ones(len(runs), dtype=bool), valid.loss)
-        watch = HeldOut(engine, runs, valid.loss)
-        for decision in range(config.decisions):
-            begun = perf_counter()
-            going = np.array([not run.diverged for run in runs])
-            signals = trained.advance(config.micro_batches_per_decision, going)
-            with trained.evaluation():
-                valid, outer_valid = engine.evaluate()
-                spend(runs, perf_counter() - begun)
-                watch.look(valid.loss)
-                # Signals are of weights before an update: here are those after the last.
-                finite = torch.isfinite(engine.parameters).all(1).cpu().numpy()
-            signals.parameter_norm[~finite, -1] = np.inf
-            found = guard.judge(signals, valid.loss, outer_valid.loss)
-            samples = int(engine.position[0]) * task.micro_batch_size
-            extend(runs, samples, valid.loss, outer_valid.loss)
-            rates = trained.learning_rate
-            never = np.zeros(len(runs), dtype=bool)
-            texts = Interventions(found.reason, found.ratio, never, rates).texts(rates)
-            for row in np.flatnonzero(going).tolist():
-                runs[row].decisions.append(
-                    {
-                        "task": task.name,
-                        "controller": name,
-                        "seed": seeds[row],
-                        "decision": decision,
-                        "samples": samples,
-                        "learning_rate": float(rates[row]),
-                        "batch_size": 1,
-                        "optimizer": self._class.__name__,
-                        "clamped": False,
-                        "train_loss": float(signals.train_loss[row].mean()),
-                        "valid_loss": float(valid.loss[row]),
-                        "outer_valid_loss": float(outer_valid.loss[row]),
-                        "intervention": texts[row],
-                    }
-                )
-                runs[row].diverged = bool(found.any[row])
-            for _ in runs:
-                on_decision()
-            if all(run.diverged for run in runs):
-                break
-        with trained.evaluation():
-            watch.finish()
-        return runs
+        return train_side_by_side({name: self}, task, seeds, config, on_decision)
 
-    def _make(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+    @property
+    def optimizer_name(self) -> str:
+        """What records call it."""
+        return self._class.__name__
+
+    def make(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        """An optimizer of that parameter."""
         return self._class([parameter], **self._arguments)
+
+
+def train_side_by_side(
+    optimizers: Mapping[str, AdaptiveOptimizer],
+    task: InnerTask,
+    seeds: Sequence[int],
+    config: EnvConfig,
+    on_decision: Callable[[], None] = lambda: None,
+) -> list[Run]:
+    """Train with several optimizers and every seed in one engine.
+
+    Args:
+        optimizers: by the name of their runs.
+        task: as `AdaptiveOptimizer.train` has it, like the rest.
+        seeds: of the runs of each.
+        config: of the environment.
+        on_decision: called for each run's decision.
+
+    Returns:
+        A finished run for each optimizer, and for each seed of it.
+
+    Raises:
+        TrainpilotError: as `AdaptiveOptimizer.train`.
+    """
+    config.validate()
+    config = replace(config, optimizers=["sgd"])
+    pairs = list(product(optimizers.items(), seeds))
+    engine = make_engine(task, len(pairs), config)
+    if not isinstance(engine, Engine):
+        raise TrainpilotError(f"a method trains a task; given: the family {task.name}")
+    engine.reset(range(len(pairs)), [seed for _, seed in pairs])
+    trained = OptimizedRuns(engine, [optimizer.make for (_, optimizer), _ in pairs])
+    budget = config.n_micro_batches * task.micro_batch_size
+    runs = [Run(task.name, name, seed, budget) for (name, _), seed in pairs]
+    valid, outer_valid = engine.evaluate()
+    extend(runs, 0, valid.loss, outer_valid.loss)
+    guard = Guard(config.guard, len(runs))
+    guard.reset(np.ones(len(runs), dtype=bool), valid.loss)
+    watch = HeldOut(engine, runs, valid.loss)
+    for decision in range(config.decisions):
+        begun, updates = perf_counter(), trained.update_seconds.copy()
+        going = np.array([not run.diverged for run in runs])
+        signals = trained.advance(config.micro_batches_per_decision, going)
+        with trained.evaluation():
+            valid, outer_valid = engine.evaluate()
+            updates = trained.update_seconds - updates
+            spend(runs, perf_counter() - begun - updates.sum())
+            for run, seconds in zip(runs, updates.tolist(), strict=True):
+                run.seconds += seconds
+            watch.look(valid.loss)
+            # Signals are of weights before an update: here are those after the last.
+            finite = torch.isfinite(engine.parameters).all(1).cpu().numpy()
+        signals.parameter_norm[~finite, -1] = np.inf
+        found = guard.judge(signals, valid.loss, outer_valid.loss)
+        samples = int(engine.position[0]) * task.micro_batch_size
+        extend(runs, samples, valid.loss, outer_valid.loss)
+        rates = trained.learning_rate
+        never = np.zeros(len(runs), dtype=bool)
+        texts = Interventions(found.reason, found.ratio, never, rates).texts(rates)
+        for row in np.flatnonzero(going).tolist():
+            run = runs[row]
+            run.decisions.append(
+                {
+                    "task": task.name,
+                    "controller": run.controller,
+                    "seed": run.seed,
+                    "decision": decision,
+                    "samples": samples,
+                    "learning_rate": float(rates[row]),
+                    "batch_size": 1,
+                    "optimizer": optimizers[run.controller].optimizer_name,
+                    "clamped": False,
+                    "train_loss": float(signals.train_loss[row].mean()),
+                    "valid_loss": float(valid.loss[row]),
+                    "outer_valid_loss": float(outer_valid.loss[row]),
+                    "intervention": texts[row],
+                }
+            )
+            run.diverged = bool(found.any[row])
+        for _ in runs:
+            on_decision()
+        if all(run.diverged for run in runs):
+            break
+    with trained.evaluation():
+        watch.finish()
+    return runs
 
 
 def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:

@@ -22,6 +22,7 @@ import cloudpickle
 import torch
 
 from trainpilot.agents.controller import Controller
+from trainpilot.agents.evaluation.adaptive import AdaptiveOptimizer, train_side_by_side
 from trainpilot.agents.evaluation.contenders import Contender
 from trainpilot.agents.evaluation.method import Method
 from trainpilot.agents.rollout import roll_out
@@ -45,7 +46,7 @@ class Job:
 
     Attributes:
         task: the inner task.
-        contenders: controllers, or one method.
+        contenders: controllers, adaptive optimizers, or one other method.
         seeds: of each.
         work: how much it is, in any unit that jobs share.
     """
@@ -63,7 +64,7 @@ def make_jobs(
     config: EnvConfig,
     row_cost: float,
 ) -> list[Job]:
-    """The jobs of a task: several controllers side by side, every method alone.
+    """The jobs of a task: controllers side by side, and adaptive optimizers, other methods alone.
 
     Args:
         task: the inner task.
@@ -82,11 +83,17 @@ def make_jobs(
         Job(task, group, seeds, row_cost * len(group) * len(seeds) * config.decisions)
         for group in groups
     ]
-    for each in contenders:
-        if isinstance(each.made, Method):
-            decisions = each.made.n_decisions(len(seeds), config)
-            jobs.append(Job(task, (each,), seeds, row_cost * decisions))
+    methods = [each for each in contenders if isinstance(each.made, Method)]
+    adaptive = tuple(each for each in methods if isinstance(each.made, AdaptiveOptimizer))
+    alone = [(each,) for each in methods if not isinstance(each.made, AdaptiveOptimizer)]
+    for group in [adaptive, *alone] if adaptive else alone:
+        jobs.append(Job(task, group, seeds, row_cost * _n_decisions(group, len(seeds), config)))
     return jobs
+
+
+def _n_decisions(methods: Sequence[Contender], n_seeds: int, config: EnvConfig) -> int:
+    """How often methods tell of a decision."""
+    return sum(cast("Method", each.made).n_decisions(n_seeds, config) for each in methods)
 
 
 def run_jobs(
@@ -120,7 +127,7 @@ def _carry_out(job: Job, config: EnvConfig, advance: Advance) -> list[Run]:
     n_calls = config.decisions
     first = job.contenders[0]
     if isinstance(first.made, Method):
-        n_calls = first.made.n_decisions(len(job.seeds), config)
+        n_calls = _n_decisions(job.contenders, len(job.seeds), config)
     done = 0
 
     def on_decision() -> None:
@@ -129,7 +136,10 @@ def _carry_out(job: Job, config: EnvConfig, advance: Advance) -> list[Run]:
             done += 1
             advance(job.work / n_calls)
 
-    if isinstance(first.made, Method):
+    if isinstance(first.made, AdaptiveOptimizer):
+        optimizers = {each.name: cast("AdaptiveOptimizer", each.made) for each in job.contenders}
+        runs = train_side_by_side(optimizers, job.task, job.seeds, config, on_decision)
+    elif isinstance(first.made, Method):
         runs = first.made.train(first.name, job.task, job.seeds, config, on_decision)
     else:
         controllers = {each.name: cast("Controller", each.made) for each in job.contenders}

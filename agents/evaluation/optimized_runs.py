@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -27,16 +28,21 @@ class OptimizedRuns:
 
     Args:
         engine: its runs may use "sgd"; it has been reset.
-        make: makes the optimizer of one parameter, `(n_params,)`.
+        makers: for each run, what makes the optimizer of its one parameter, `(n_params,)`.
+
+    Attributes:
+        update_seconds: that the updates of each run have taken so far, `(n_runs,)`; the gradients
+            are found for all runs at once.
     """
 
     def __init__(
-        self, engine: Engine, make: Callable[[nn.Parameter], torch.optim.Optimizer]
+        self, engine: Engine, makers: Sequence[Callable[[nn.Parameter], torch.optim.Optimizer]]
     ) -> None:
+        self.update_seconds = np.zeros(engine.n_runs)
         self._engine = engine
         self._gradients = torch.zeros_like(engine.parameters)
         self._optimizers = []
-        for weights, gradient in zip(engine.parameters, self._gradients, strict=True):
+        for make, weights, gradient in zip(makers, engine.parameters, self._gradients, strict=True):
             # It shares the memory of the engine's weights: to move one is to move the other.
             parameter = nn.Parameter(weights)
             parameter.grad = gradient
@@ -64,14 +70,18 @@ class OptimizedRuns:
             The signals of these micro-batches, `(n_runs, n_micro_batches)` each; those of the
             updates, which the engine does not see, are 0.
         """
-        moved = [self._optimizers[row] for row in np.flatnonzero(going_on)]
+        moved = [(row, self._optimizers[row]) for row in np.flatnonzero(going_on).tolist()]
         steps = []
         for _ in range(n_micro_batches):
             gradients, signals = self._engine.gradients()
             # A copy, since some optimizers work in the gradient.
             self._gradients.copy_(gradients)
-            for optimizer in moved:
+            begun = perf_counter()
+            for row, optimizer in moved:
                 optimizer.step()
+                ended = perf_counter()
+                self.update_seconds[row] += ended - begun
+                begun = ended
             steps.append(signals)
         return Signals(*(np.concatenate(parts, axis=1) for parts in zip(*steps, strict=True)))
 

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from trainpilot.agents.files import atomic_path
@@ -40,7 +39,7 @@ class RunCache:
         if path is None:
             return
         # Not strict JSON: a loss may be infinite.
-        text = json.dumps([asdict(run) for run in runs])
+        text = json.dumps([vars(run) for run in runs])
         with atomic_path(path) as temporary:
             temporary.write_bytes(gzip.compress(text.encode(), compresslevel=1))
 
