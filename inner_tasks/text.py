@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,9 +79,12 @@ def _characters(dataset: str, split: str) -> Tensor:
             f"given: {library}, where none of its modules is",
             dataset,
         )
-    index = {character: number for number, character in enumerate(ALPHABET)}
     text = "\n\n".join(texts).lower()
-    return torch.tensor([index.get(character, _OTHER) for character in text])
+    numbers = np.full(sys.maxunicode + 1, _OTHER)
+    numbers[[ord(character) for character in ALPHABET]] = np.arange(len(ALPHABET))
+    return torch.from_numpy(
+        numbers[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")]
+    )
 
 
 def _windows(dataset: str, context: int, stride: int, n_windows: int | None) -> Splits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from itertools import product
@@ -77,9 +78,7 @@ class AdaptiveOptimizer:
 
     def fingerprint(self) -> str:
         """Equal for equal optimizers of the same version, with equal arguments."""
-        package = self._class.__module__.partition(".")[0]
-        distributions = packages_distributions().get(package, [])
-        versions = [f"{name} {version(name)}" for name in distributions]
+        versions = _versions(self._class.__module__.partition(".")[0])
         settings = [code_of(self._class), versions, self._arguments]
         return json.dumps(settings, sort_keys=True, default=repr)
 
@@ -204,6 +203,12 @@ def train_side_by_side(
     with trained.evaluation():
         watch.finish()
     return runs
+
+
+@cache
+def _versions(package: str) -> list[str]:
+    """Of what installed the package; to find that, all that is installed is looked through."""
+    return [f"{name} {version(name)}" for name in packages_distributions().get(package, [])]
 
 
 def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
