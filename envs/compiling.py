@@ -60,32 +60,33 @@ def compile_function(function: TensorFunction, examples: Sequence[Tensor]) -> Te
             if node.op == "placeholder":
                 node.meta.clear()
         key = _identity(graph, examples)
-        if key in _COMPILED:
+        if key is not None and key in _COMPILED:
             return _COMPILED[key]
         inputs: list[Any] = [example.clone() for example in examples]
         # Without an environment of shapes, inductor keeps nothing for the next process.
         mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
         with tracing(TracingContext(mode)):
             compiled = torch._inductor.compile(graph, inputs, options=_OPTIONS)
-        _COMPILED[key] = cast("TensorFunction", compiled)
-        return _COMPILED[key]
+        found = cast("TensorFunction", compiled)
+        if key is not None:
+            _COMPILED[key] = found
+        return found
 
 
 #: What this process has compiled: engines of one task, or of one shape, share it.
 _COMPILED: dict[str, TensorFunction] = {}
 
 
-def _identity(graph: GraphModule, examples: Sequence[Tensor]) -> str:
-    """What a compiled function depends on: its code, what it is given and what it holds."""
-    digest = hashlib.sha256(graph.code.encode())
-    for example in examples:
-        digest.update(f"{example.shape} {example.stride()}".encode())
-        digest.update(f"{example.dtype} {example.device}".encode())
-    for node in graph.graph.find_nodes(op="get_attr"):
-        held = getattr(graph, node.target).detach()
-        digest.update(f"{node.target} {held.shape} {held.dtype} {held.device}".encode())
-        digest.update(held.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _identity(graph: GraphModule, examples: Sequence[Tensor]) -> str | None:
+    """What a compiled function depends on: its code and what it is given.
+
+    Returns:
+        None for a function that holds something of its own, which others may write to.
+    """
+    if graph.graph.find_nodes(op="get_attr"):
+        return None
+    given = [f"{each.shape} {each.stride()} {each.dtype} {each.device}" for each in examples]
+    return hashlib.sha256("\n".join([graph.code, *given]).encode()).hexdigest()
 
 
 def compile_checked(

@@ -8,9 +8,7 @@ from trainpilot.envs.compiling import compile_function
 
 
 def scaled(factor):
-    """A function that holds a tensor of its own."""
-    held = torch.tensor(factor)
-    return lambda x, y: (torch.sin(x) * held + y, x.sum())
+    return lambda x, y: (torch.sin(x) * factor + y, x.sum())
 
 
 def test_a_compiled_function_computes_what_eager_torch_does():
@@ -34,3 +32,26 @@ def test_equal_traces_are_compiled_once_and_others_anew():
         own = compile_function(scaled(2.0), [given, given])
         assert own is not first
         torch.testing.assert_close(own(given, given)[0], torch.sin(given) * 2 + given)
+
+
+def test_functions_that_write_to_what_they_hold_share_nothing():
+    def counting():
+        held = torch.zeros(3)
+        return held, lambda x: (x + held.add_(1),)
+
+    (one, first), (two, second) = counting(), counting()
+    x = torch.ones(3)
+    functions = [compile_function(each, [x]) for each in (first, second)]
+    before = one.clone(), two.clone()
+    functions[1](x)
+    assert torch.equal(one, before[0])
+    assert torch.equal(two, before[1] + 1)
+
+
+def test_functions_that_branch_by_operators_of_torch_are_compiled():
+    def either(x):
+        return (torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,)),)
+
+    compiled = compile_function(either, [torch.ones(3)])
+    for given in (torch.ones(3), -torch.ones(3)):
+        torch.testing.assert_close(compiled(given)[0], either(given)[0])
