@@ -19,20 +19,23 @@ def draw_runs(path: Path, runs: Sequence[Run]) -> None:
         path: of the PNG, written atomically.
         runs: one for each controller.
     """
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    found = {record["optimizer"] for run in runs for record in run.decisions}
+    names = [name for name in OPTIMIZER_NAMES if name in found]
+    figure = Figure(figsize=(10, 8), layout="constrained")
     loss, rate, optimizer = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     for number, run in enumerate(runs):
-        # The learned policy stands out; the others keep the usual cycle of colours.
+        # The learned policy stands out; the others have the usual cycle of colours, then dashed.
         bold = run.controller == "policy"
         style = {
             "color": "black" if bold else f"C{number % 10}",
+            "linestyle": "-" if bold else ("-", "--", ":")[number // 10 % 3],
             "linewidth": 2.5 if bold else 1.2,
             "zorder": 3 if bold else 2,
         }
         loss.plot(run.samples, run.outer_valid_loss, label=run.controller, **style)
         starts = run.samples[: len(run.decisions)]
         rates = [record["learning_rate"] for record in run.decisions]
-        used = [OPTIMIZER_NAMES.index(record["optimizer"]) for record in run.decisions]
+        used = [names.index(record["optimizer"]) for record in run.decisions]
         rate.step(starts, rates, where="post", **style)
         # Controllers that use the same optimizer stand side by side, not over each other.
         offset = 0.6 * ((number + 0.5) / len(runs) - 0.5)
@@ -42,11 +45,11 @@ def draw_runs(path: Path, runs: Sequence[Run]) -> None:
     loss.set_ylabel("outer_valid loss")
     rate.set_ylabel("learning rate")
     optimizer.set_ylabel("optimizer")
-    optimizer.set_yticks(range(len(OPTIMIZER_NAMES)), OPTIMIZER_NAMES)
-    optimizer.set_ylim(-0.5, len(OPTIMIZER_NAMES) - 0.5)
+    optimizer.set_yticks(range(len(names)), names)
+    optimizer.set_ylim(-0.5, len(names) - 0.5)
     optimizer.set_xlabel("samples")
     loss.set_title(f"{runs[0].task}, seed {runs[0].seed}")
-    loss.legend(loc="upper right", ncols=2)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     for axis in (loss, rate, optimizer):
         axis.grid(alpha=0.3)
     with atomic_path(path) as temporary:

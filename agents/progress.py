@@ -19,6 +19,9 @@ from rich.progress import (
 
 #: Time between two lines where there is no terminal to draw a bar on (seconds).
 _LINE_SECONDS = 10.0
+#: Share of the work, or else seconds, from which on they say how long the rest will take: before,
+#: most of the time went into starting.
+_TELLING, _SOON = 0.05, 60.0
 
 
 class ProgressBar:
@@ -81,9 +84,12 @@ class ProgressBar:
         if now - self._last_line < _LINE_SECONDS or done <= self._first:
             return
         self._last_line = now
-        left = (now - self._begun) * (self._total - done) / (done - self._first)
+        passed, new = now - self._begun, done - self._first
+        left = f", {clock(passed * (self._total - done) / new)} left"
+        if new < _TELLING * (self._total - self._first) and passed < _SOON:
+            left = ""
         print(
-            f"{self._description}: {done / self._total:.0%}, {clock(left)} left  {note}",
+            f"{self._description}: {done / self._total:.0%}{left}  {note}",
             file=sys.stderr,
             flush=True,
         )

@@ -164,7 +164,17 @@ def test_tiles_give_a_verdict_only_where_runs_reach_the_target(browser, tmp_path
     page.goto(path.as_uri())
     words = page.locator("#glance small").all_inner_texts()
     page.close()
-    assert words == ["faster", "no verdict: misses"]
+    assert words == ["faster", "no verdict"]
+
+
+def test_the_profile_says_of_whom_it_has_no_line(page):
+    legend = page.locator("[data-legend=profile]")
+    absent = [text.split("\n")[0] for text in legend.locator("li.absent").all_inner_texts()]
+    assert len(absent) == 1
+    assert absent[0].startswith("oracle_fixed")
+    assert page.locator("[data-legend=''] li.absent").count() == 0
+    n_lines = legend.locator("li").count() - 1
+    assert page.locator("#profile path.line").count() == n_lines
 
 
 def test_dots_and_strips_follow_their_controls(page):

@@ -169,7 +169,9 @@ def _against(results: Results, subject: str, rival: str, reference: str) -> str:
     sentence = f"Its best rival, {rival}, has {number(other['geomean'])}"
     if other["ci_low"] is not None:
         sentence += f" ({interval(other['ci_low'], other['ci_high'])})"
-    sentence += f", {order} it with {number(own['geomean'])}"
+    sentence += f", {order} it"
+    if gap:
+        sentence += f" with {number(own['geomean'])}"
     paired = against(results, subject, rival, reference)
     if paired.get("ci_low") is None:
         return f"{sentence}."

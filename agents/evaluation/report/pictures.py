@@ -21,7 +21,7 @@ from trainpilot.agents.evaluation.report.lookup import (
     speedup,
 )
 from trainpilot.agents.evaluation.report.reading import Results
-from trainpilot.agents.evaluation.report.words import KINDS
+from trainpilot.agents.evaluation.report.words import KINDS, RIVALS
 from trainpilot.agents.files import atomic_path
 
 _FORMATS = ("png", "svg")
@@ -29,6 +29,7 @@ _COLUMNS = 3
 _MOST_LINES = 6
 # Okabe and Ito's colours, which colour-blind readers can tell apart; black is the subject's.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_DASHES = ("-", "--", ":", "-.")
 
 
 def draw_pictures(folder: Path, results: Results, findings: Findings) -> list[Path]:
@@ -143,22 +144,31 @@ def _profile(results: Results, findings: Findings) -> Figure:
 
 
 def _shown(results: Results, findings: Findings) -> list[str]:
-    """The controllers of a picture of lines: the subject, who stands for a reference, the fastest.
+    """The controllers of a picture of lines: the subject, references, the fastest rivals.
 
-    The subject comes last, over the others.
+    The subject comes last, over the others, and its best rival before it.
     """
     reference = main_reference(results)
     references = [results["references"].get(name) for name in (ADAM, "shared_cosine")]
-    wanted = [findings.rival, *references, *by_speed(results, reference)]
+    fastest = by_speed(results, reference)
+    rivals = [name for name in fastest if results["summary"][name]["kind"] in RIVALS]
+    wanted = [findings.rival, *references, *rivals, *fastest]
     others = [name for name in dict.fromkeys(wanted) if name in results["summary"]]
     others = [name for name in others if name != findings.subject][: _MOST_LINES - 1]
-    return [*others, findings.subject]
+    return [*others[::-1], findings.subject]
 
 
 def _style(name: str, shown: list[str], subject: str) -> dict[str, Any]:
     if name == subject:
         return {"color": "black", "linewidth": 2.5, "zorder": 3}
-    return {"color": _COLOURS[shown.index(name) % len(_COLOURS)], "linewidth": 1.4, "zorder": 2}
+    place = shown.index(name)
+    return {
+        "color": _COLOURS[place % len(_COLOURS)],
+        # Runs may coincide: what lies under dashes can still be seen.
+        "linestyle": _DASHES[place % len(_DASHES)],
+        "linewidth": 1.4,
+        "zorder": 2,
+    }
 
 
 def _marked(results: Results, name: str) -> str:

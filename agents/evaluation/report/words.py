@@ -31,7 +31,9 @@ KINDS = {
     "policy": Kind("policy", "Learned; decides by what it observes of the training.", ""),
     "heuristic": Kind("heuristic", "A constant, a schedule or a rule with given settings.", ""),
     "adaptive": Kind("adaptive", "An optimizer that adapts its own step.", ""),
-    "shared": Kind("shared", "One setting for all tasks, chosen from a grid.", ""),
+    "shared": Kind(
+        "shared", "The best of a grid on the tasks of meta_train, carried over unchanged.", ""
+    ),
     "search": Kind(
         "search",
         "Tunes on the task itself; the search costs samples, which only the "
@@ -53,8 +55,8 @@ RIVALS = ("heuristic", "adaptive", "shared")
 #: The references, as they stand after "the final loss of".
 REFERENCES = {
     "adam_default": "Adam's default",
-    "shared_fixed": "the best constant shared by all tasks",
-    "shared_cosine": "the best cosine shared by all tasks",
+    "shared_fixed": "the best constant tuned on meta_train",
+    "shared_cosine": "the best cosine tuned on meta_train",
     "oracle_fixed": "the best constant of each task",
 }
 
@@ -97,7 +99,8 @@ MEASURES = {
     ),
     "algoperf_score": (
         "AlgoPerf",
-        "The profile's score for the reference that AlgoPerf's would be, 0 to 1.",
+        "The profile's score, 0 to 1, to the final loss of one reference for all: shared_fixed, if "
+        "algoperf_reference names no other.",
     ),
     "divergence_rate": ("Diverged", "Share of the runs that diverged for good."),
     "roll_backs": ("Roll-backs", "How often a run was put back to its last good weights, mean."),

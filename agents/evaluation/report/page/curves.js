@@ -10,7 +10,9 @@ const MOST_AT_FIRST = 5;
 function atFirst() {
   const standIns = ["adam_default", "shared_cosine", "oracle_fixed"].map((name) =>
     (data.references.find((reference) => reference.name === name) || {}).controller);
-  const wanted = [data.subject, data.rival, ...standIns, ...controllers.keys()];
+  const [rivals, others] = [[], []];
+  for (const name of controllers.keys()) (kindOf(name).mark ? others : rivals).push(name);
+  const wanted = [data.subject, data.rival, ...standIns, ...rivals, ...others];
   return [...new Set(wanted.filter((name) => controllers.has(name)))].slice(0, MOST_AT_FIRST);
 }
 state.shown = show(atFirst());
@@ -20,12 +22,14 @@ function legend(host) {
   const focused = host.contains(document.activeElement) && document.activeElement.dataset.name;
   const items = state.shown.map((name) => {
     const { stroke, width, dash } = look(name);
-    return el("li", { class: name === data.subject ? "own" : null },
+    const absent = host.dataset.legend === "profile" && !profileOf(name);
+    return el("li", { class: name === data.subject ? "own" : absent ? "absent" : null },
       svg("svg", { width: 26, height: 10, "aria-hidden": "true" },
         svg("line", { x1: 1, x2: 25, y1: 5, y2: 5, stroke, "stroke-width": width,
           "stroke-dasharray": dash })),
       el("span", null, name, kindOf(name).mark
-        ? el("span", { class: "tag" }, kindOf(name).mark) : null));
+        ? el("span", { class: "tag" }, kindOf(name).mark) : null,
+      absent ? el("span", { class: "tag" }, "not compared") : null));
   });
   const chips = data.controllers.map(({ name }) => {
     const on = state.shown.includes(name);

@@ -12,7 +12,7 @@ function tile(label, line, domain) {
   const { geomean, ci_low: low, ci_high: high } = line;
   const [word, style] = !known(low) || !known(high) ? ["", "even"]
     // Where many runs miss, the speed-up hangs on what a miss counts as.
-    : line.reached < data.decisive ? ["no verdict: misses", "even"]
+    : line.reached < data.decisive ? ["no verdict", "even"]
     : low > 1 ? ["faster", "faster"]
       : high < 1 ? ["slower", "slower"] : ["no clear difference", "even"];
   const picture = svg("svg", { viewBox: "0 0 200 34", "aria-hidden": "true" });

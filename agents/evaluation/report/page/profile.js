@@ -1,8 +1,12 @@
-// Performance profiles of the controllers shown.
+// Performance profiles of the controllers shown; of those that know or pay more there are none.
+function profileOf(name) {
+  const found = (controllers.get(name).profile || {})[state.reference];
+  return found && found.ratio.length ? found : null;
+}
 views.push(() => {
   const series = state.shown
-    .map((name) => ({ name, of: (controllers.get(name).profile || {})[state.reference] }))
-    .filter(({ of }) => of && of.ratio.length)
+    .map((name) => ({ name, of: profileOf(name) }))
+    .filter(({ of }) => of)
     .map(({ name, of }) => ({ name, x: of.ratio, y: of.share }));
   const ratios = series.flatMap((line) => line.x).filter((value) => value > 0);
   lineChart(byId("profile"), series, {
