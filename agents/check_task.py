@@ -8,7 +8,7 @@ from trainpilot.agents.config import CheckTaskConfig
 from trainpilot.agents.hydra_app import run_app, typed
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.inner_tasks.catalogue import make_task
-from trainpilot.inner_tasks.check import check_inner_task, n_shared_with_train
+from trainpilot.inner_tasks.check import check_inner_task, notes_on, shared_inputs
 from trainpilot.inner_tasks.describing import describe_model, n_parameters
 
 
@@ -30,17 +30,21 @@ def check_task(config: CheckTaskConfig) -> str:
     sizes = ", ".join(
         f"{name} {len(part.inputs):,}" for name, part in task.splits._asdict().items()
     )
-    shared = n_shared_with_train(task.splits)
+    shared = shared_inputs(task.splits)
+    in_train = ", ".join(
+        f"{count:,} of {name}" for (name, other), count in shared.items() if other == "train"
+    )
     example = tuple(task.splits.train.inputs.shape[1:])
     return "\n".join(
         [
             f"{task.name} keeps the contract of an inner task",
             f"data        {task.dataset} ({task.modality}), examples of shape {example}",
             f"splits      {sizes}; micro-batches of {task.micro_batch_size}",
-            f"in train    {', '.join(f'{count:,} of {name}' for name, count in shared.items())}",
+            f"in train    {in_train}",
             f"model       {describe_model(model)}, {n_parameters(model):,} parameters",
             f"valid loss  {valid.loss[0]:.4f} at the initial weights",
             f"engine      {engine.report}",
+            *(f"note        {note}" for note in notes_on(task)),
         ]
     )
 

@@ -59,6 +59,9 @@ def _dispatch() -> None:
         import_module("trainpilot.agents.listing").list_tasks(as_json=True)
         return
     if command in _LISTS:
+        if arguments[1:] in (["-h"], ["--help"]):
+            print(USAGE, end="")
+            return
         if len(arguments) > 1:
             allowed = "--json" if command == "tasks" else "none"
             given = " ".join(arguments[1:])

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trainpilot.agents.config import register_configs
-from trainpilot.agents.messages import USER_ERRORS, one_sentence
+from trainpilot.agents.messages import USER_ERRORS, is_mistake, one_sentence
 
 Config = TypeVar("Config")
 
@@ -55,8 +55,8 @@ def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         app(guarded)()
-    except USER_ERRORS as error:
-        if wants_traceback:
+    except (*USER_ERRORS, ValueError) as error:
+        if wants_traceback or not is_mistake(error):
             raise
         mistakes.append(error)
     except KeyboardInterrupt:

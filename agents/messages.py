@@ -20,10 +20,21 @@ from trainpilot.inner_tasks.errors import TrainpilotError
 USER_ERRORS = (TrainpilotError, HydraException, OmegaConfBaseException, OSError)
 
 
+#: How Hydra begins what it says of a group that is null; it has no class for that.
+_NO_OPTION = "Config group override must be"
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether an error is a user's mistake."""
+    return isinstance(error, USER_ERRORS) or str(error).startswith(_NO_OPTION)
+
+
 def one_sentence(error: BaseException) -> str:
     """What to tell the user of an error, on one line."""
     if isinstance(error, TrainpilotError):
         return _flat(str(error))
+    if str(error).startswith(_NO_OPTION):
+        return "a group such as task or env must be given one of its options; given: null"
     # Hydra's error for a missing option is an OSError too.
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"a file or folder could not be used: {_flat(str(error))}"

@@ -2,8 +2,8 @@
 
 Pure: `begin` and `observe` take a state and give a new one, for any number of runs, so that
 what a policy sees at deployment is made by the code that made it in meta-training. Losses and
-gradients enter only relative to the run's own start, so that multiplying the loss by a
-constant changes nothing. A signal that a deployment lacks (a validation set, an accuracy, the
+gradients enter only relative to the run's own start, so that multiplying both by a constant
+changes nothing. A signal that a deployment lacks (a validation set, an accuracy, the
 whole budget) leaves its features at 0, and so does a feature that says whether it is there.
 
 | index | name | meaning | low | high |

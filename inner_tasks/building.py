@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
-from trainpilot.inner_tasks.errors import TrainpilotError
+from trainpilot.inner_tasks.errors import TrainpilotError, first_line
 
 
 def build(config: Any, wanted: type[Any] | tuple[type[Any], ...], kind: str, name: str) -> Any:
@@ -35,11 +35,19 @@ def build(config: Any, wanted: type[Any] | tuple[type[Any], ...], kind: str, nam
         cause = error.__cause__ or error
         if isinstance(cause, TrainpilotError):
             raise cause from error
-        reason = " ".join(str(cause).split())
+        reason = " ".join(str(cause).split()) or type(cause).__name__
         raise TrainpilotError(
             f"{kind} '{name}' could not be made by {config['_target_']}: {reason}"
         ) from error
-    if not isinstance(built, wanted):
+    try:
+        # Looks for what it must have: what is computed on demand may fail.
+        fits = isinstance(built, wanted)
+    except Exception as error:
+        raise TrainpilotError(
+            f"{kind} '{name}' of {config['_target_']} cannot be read; it failed with: "
+            f"{first_line(error)}"
+        ) from error
+    if not fits:
         first = wanted[0] if isinstance(wanted, tuple) else wanted
         raise TrainpilotError(
             f"{config['_target_']} must give a {kind} (trainpilot's {first.__name__}); "

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from trainpilot.inner_tasks.building import build
 from trainpilot.inner_tasks.errors import TrainpilotError, require, unknown
 from trainpilot.inner_tasks.family import TaskFamily, Trainable
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.protocol import InnerTask, check_kind_of_splits
 
 #: What a policy learns from, is chosen by and is reported on. No data set stands in two.
 SUITES = ("meta_train", "meta_valid", "meta_test")
@@ -126,6 +126,8 @@ def make_trainable(config: Any, name: str = "task") -> Trainable:
         TrainpilotError: if it has no `_target_`, cannot be made, or is not an inner task.
     """
     made: Trainable = build(config, (InnerTask, TaskFamily), "task", name)
+    if not isinstance(made, TaskFamily):
+        check_kind_of_splits(made.name, made.splits)
     return made
 
 

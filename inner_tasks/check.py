@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
 from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
-from trainpilot.inner_tasks.protocol import InnerTask, Splits, check_micro_batch_size
+from trainpilot.inner_tasks.protocol import (
+    InnerTask,
+    Splits,
+    check_kind_of_splits,
+    check_micro_batch_size,
+)
 
 MODALITIES = ("vision", "text", "tabular", "synthetic")
 
@@ -17,6 +24,8 @@ _CHUNK = 128
 #: Where fewer of train's inputs than this share differ, as of short words of a few letters, it is
 #: natural that all others stand there too.
 _LEAST_DISTINCT = 0.25
+#: Shares of a split's inputs that may stand in another, and from which on that is worth a note.
+_MOST_SHARED, _NOTABLE = 0.9, 0.1
 
 
 def check_inner_task(task: InnerTask) -> None:
@@ -28,31 +37,61 @@ def check_inner_task(task: InnerTask) -> None:
     Raises:
         TrainpilotError: naming the first rule that it breaks.
     """
-    if not isinstance(task, InnerTask):
-        raise TrainpilotError(
-            f"a task must have all that trainpilot.InnerTask names; given: {type(task).__name__}"
-        )
-    require(bool(task.name), "a task must have a name", repr(task.name))
-    require(
-        task.modality in MODALITIES,
-        f"the modality of '{task.name}' must be one of {', '.join(MODALITIES)}",
-        task.modality,
-    )
-    require(bool(task.dataset), f"'{task.name}' must name its dataset", repr(task.dataset))
-    check_micro_batch_size(task.name, task.micro_batch_size, len(task.splits.train.inputs))
-    _check_splits(task)
     try:
-        _check_model(task)
+        if not isinstance(task, InnerTask):
+            raise TrainpilotError(
+                "a task must have all that trainpilot.InnerTask names; "
+                f"given: {type(task).__name__}"
+            )
+        require(bool(task.name), "a task must have a name", repr(task.name))
+        require(
+            task.modality in MODALITIES,
+            f"the modality of '{task.name}' must be one of {', '.join(MODALITIES)}",
+            task.modality,
+        )
+        require(bool(task.dataset), f"'{task.name}' must name its dataset", repr(task.dataset))
+        _check_splits(task)
+        with warnings.catch_warnings():
+            # Torch compares each output with each target then, and only warns.
+            warnings.filterwarnings("error", message="Using a target size")
+            _check_model(task)
     except TrainpilotError:
         raise
     except Exception as error:
+        name = getattr(task, "name", type(task).__name__)
         raise TrainpilotError(
-            f"the model, loss, metrics and data of task '{task.name}' must fit together; it failed "
+            f"the model, loss, metrics and data of task '{name}' must fit together; it failed "
             f"with: {first_line(error)}"
         ) from error
 
 
+def notes_on(task: InnerTask) -> list[str]:
+    """What keeps the contract and may still be a mistake: a sentence each.
+
+    Args:
+        task: that keeps the contract.
+    """
+    notes = []
+    for (name, other), shared in shared_inputs(task.splits).items():
+        share = shared / len(getattr(task.splits, name).inputs)
+        if share > _NOTABLE:
+            notes.append(
+                f"{share:.0%} of {name}'s inputs stand in {other} too: natural for short "
+                "sequences, a leak elsewhere"
+            )
+    first, second = (_model_of_seed(task, seed) for seed in (0, 1))
+    drawn = [
+        values for values in first.parameters() if bool((values != values.flatten()[:1]).any())
+    ]
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    if drawn and all(torch.equal(one, other) for one, other in pairs):
+        notes.append("the initial weights are the same for every seed: runs differ by data order")
+    return notes
+
+
 def _check_splits(task: InnerTask) -> None:
+    check_kind_of_splits(task.name, task.splits)
+    check_micro_batch_size(task.name, task.micro_batch_size, len(task.splits.train.inputs))
     shapes = set()
     for name, split in task.splits._asdict().items():
         where = f"split '{name}' of '{task.name}'"
@@ -73,20 +112,24 @@ def _check_splits(task: InnerTask) -> None:
     )
     train = rows_of(task.splits.train.inputs)
     if len(set(train)) > _LEAST_DISTINCT * len(train):
-        for name, shared in n_shared_with_train(task.splits).items():
+        for (name, other), shared in shared_inputs(task.splits).items():
+            n_inputs = len(getattr(task.splits, name).inputs)
             require(
-                shared < len(getattr(task.splits, name).inputs),
-                f"split '{name}' of '{task.name}' must hold inputs that do not stand in train",
-                f"{shared}, all of which stand there",
+                shared <= _MOST_SHARED * n_inputs,
+                f"split '{name}' of '{task.name}' must hold inputs that do not stand in {other}, "
+                f"at least {1 - _MOST_SHARED:.0%} of them",
+                f"{shared} of {n_inputs} that do",
             )
 
 
-def _check_model(task: InnerTask) -> None:
+def _model_of_seed(task: InnerTask, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        models = []
-        for _ in range(2):
-            torch.manual_seed(0)
-            models.append(task.make_model())
+        torch.manual_seed(seed)
+        return task.make_model()
+
+
+def _check_model(task: InnerTask) -> None:
+    models = [_model_of_seed(task, 0) for _ in range(2)]
     pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
     require(
         all(torch.equal(a, b) for a, b in pairs),
@@ -118,7 +161,12 @@ def _check_model(task: InnerTask) -> None:
     require(0 <= accuracy <= 1, f"the accuracy of '{task.name}' must lie in [0, 1]", accuracy)
     model.eval()
     with torch.no_grad():
-        once = task.loss(model(inputs), targets).item()
+        once, again = (task.loss(model(inputs), targets).item() for _ in range(2))
+        require(
+            math.isclose(once, again, rel_tol=1e-6),
+            f"the model of '{task.name}' must give the same for the same inputs in evaluation mode",
+            f"losses of {once:.6g} and {again:.6g}",
+        )
         twice = task.loss(model(torch.cat([inputs, inputs])), torch.cat([targets, targets])).item()
         require(
             math.isclose(once, twice, rel_tol=1e-3, abs_tol=1e-6),
@@ -144,8 +192,8 @@ def _check_losses(task: InnerTask, model: nn.Module) -> None:
             require(math.isfinite(loss) and loss >= 0, rule, loss)
 
 
-def n_shared_with_train(splits: Splits) -> dict[str, int]:
-    """Examples of each other split whose inputs stand in train too.
+def shared_inputs(splits: Splits) -> dict[tuple[str, str], int]:
+    """Examples of a split whose inputs stand in an earlier one too.
 
     Some are natural where examples are short, such as windows of text; many are a leak.
 
@@ -153,14 +201,14 @@ def n_shared_with_train(splits: Splits) -> dict[str, int]:
         splits: of a task.
 
     Returns:
-        The number for `valid`, `outer_valid` and `test`.
+        The number by the split's name and the earlier one's, for all six pairs.
     """
-    rows = [rows_of(split.inputs) for split in splits]
-    train = set(rows[0])
-    return {
-        name: sum(row in train for row in own)
-        for name, own in zip(Splits._fields[1:], rows[1:], strict=True)
-    }
+    rows = {name: rows_of(split.inputs) for name, split in splits._asdict().items()}
+    found = {}
+    for earlier, name in combinations(Splits._fields, 2):
+        known = set(rows[earlier])
+        found[name, earlier] = sum(row in known for row in rows[name])
+    return found
 
 
 def rows_of(inputs: Tensor) -> list[bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from trainpilot.inner_tasks.errors import require
-from trainpilot.inner_tasks.protocol import InnerTask
+from trainpilot.inner_tasks.protocol import InnerTask, is_whole
 from trainpilot.inner_tasks.sources import DRAWN
 from trainpilot.inner_tasks.tensor_task import TensorTask
 
@@ -65,8 +65,8 @@ class TaskFamily:
             TrainpilotError: if there is none of that number.
         """
         require(
-            0 <= number < self.n_tasks,
-            f"tasks of family '{self.name}' have numbers from 0 to {self.n_tasks - 1}",
+            is_whole(number) and 0 <= number < self.n_tasks,
+            f"tasks of family '{self.name}' have whole numbers from 0 to {self.n_tasks - 1}",
             number,
         )
         task = self._draw(self.task_name(number), np.random.default_rng([_STREAM, number]))

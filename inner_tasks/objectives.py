@@ -65,9 +65,27 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return -torch.where(exists, picked, torch.nan).mean()
 
 
+def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean of the squared differences.
+
+    Args:
+        outputs: `(...)`.
+        targets: of the same shape: torch would compare `(n,)` with `(n, 1)` as all with all.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if targets.shape != outputs.shape:
+        raise ValueError(
+            f"mse needs targets of the outputs' shape {tuple(outputs.shape)}; given: "
+            f"{tuple(targets.shape)}"
+        )
+    return functional.mse_loss(outputs, targets)
+
+
 OBJECTIVES: dict[str, Objective] = {
     "cross_entropy": Objective(cross_entropy, _accuracy),
-    "mse": Objective(functional.mse_loss, _absolute_error),
+    "mse": Objective(mse, _absolute_error),
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from numbers import Integral
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -37,6 +38,11 @@ class Splits(NamedTuple):
     test: Split
 
 
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_micro_batch_size(task_name: str, size: int, n_train: int) -> None:
     """Check that a task's micro-batch can be filled with different examples.
 
@@ -44,11 +50,31 @@ def check_micro_batch_size(task_name: str, size: int, n_train: int) -> None:
         TrainpilotError: if it cannot.
     """
     require(
-        1 <= size <= n_train,
-        f"micro_batch_size of task '{task_name}' must lie between 1 and {n_train}, "
+        is_whole(size) and 1 <= size <= n_train,
+        f"micro_batch_size of task '{task_name}' must be a whole number between 1 and {n_train}, "
         "its training examples",
         size,
     )
+
+
+def check_kind_of_splits(task_name: str, splits: object) -> None:
+    """Check that what a task gives as its data are four splits of tensors.
+
+    Raises:
+        TrainpilotError: if they are not.
+    """
+    rule = f"the splits of task '{task_name}' must be a Splits of four Split of tensors each"
+    require(isinstance(splits, Splits), rule, type(splits).__name__)
+    for name, split in cast("Splits", splits)._asdict().items():
+        require(isinstance(split, Split), rule, f"{name} of type {type(split).__name__}")
+        for part, values in split._asdict().items():
+            given = f"{part} of {name} of type {type(values).__name__}"
+            require(isinstance(values, Tensor), rule, given)
+            require(
+                values.ndim >= 1,
+                f"the {part} of split '{name}' of task '{task_name}' must have an axis of examples",
+                "none",
+            )
 
 
 @runtime_checkable

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.objectives import LossFn, Objective, objective, objective_name
-from trainpilot.inner_tasks.protocol import Split, Splits, check_micro_batch_size
+from trainpilot.inner_tasks.protocol import (
+    Split,
+    Splits,
+    check_kind_of_splits,
+    check_micro_batch_size,
+)
 
 #: Shares of train, valid, outer_valid and test.
 SPLIT_SHARES = (0.6, 0.13, 0.13, 0.14)
@@ -95,6 +100,7 @@ class TensorTask:
                     f"task '{name}' needs data: give inputs and targets, or splits; given: neither"
                 )
             splits = split_tensors(inputs, targets, split_seed)
+        check_kind_of_splits(name, splits)
         check_micro_batch_size(name, micro_batch_size, len(splits.train.inputs))
         self.name = name
         self.modality = modality

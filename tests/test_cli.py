@@ -340,6 +340,11 @@ MISTAKES = [
         ["deploy", "task=custom", "task._target_=broken.infinite"],
         "loss of task 'infinite' must be finite and above 0 .*; given: (inf|nan)",
     ),
+    (["check-task", "task=null"], "must be given one of its options; given: null"),
+    (
+        ["deploy", "task.micro_batch_size=ten"],
+        "micro_batch_size of task 'digits_mlp' must be a whole number between 1 .*; given: ten",
+    ),
     (
         ["fly"],
         "unknown command 'fly'; allowed: train, deploy, evaluate, report, check-task, tasks, contr",
