@@ -24,6 +24,12 @@ USER_ERRORS = (TrainpilotError, HydraException, OmegaConfBaseException, OSError)
 _NO_OPTION = "Config group override must be"
 
 
+def _given(error: BaseException) -> str:
+    """What Hydra says a group was given: a type."""
+    kind = str(error).rpartition("Got ")[2].strip(" .")
+    return "null" if kind == "NoneType" else kind
+
+
 def is_mistake(error: BaseException) -> bool:
     """Whether an error is a user's mistake."""
     return isinstance(error, USER_ERRORS) or str(error).startswith(_NO_OPTION)
@@ -34,7 +40,9 @@ def one_sentence(error: BaseException) -> str:
     if isinstance(error, TrainpilotError):
         return _flat(str(error))
     if str(error).startswith(_NO_OPTION):
-        return "a group such as task or env must be given one of its options; given: null"
+        return (
+            f"a group such as task or env must be given one of its options; given: {_given(error)}"
+        )
     # Hydra's error for a missing option is an OSError too.
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"a file or folder could not be used: {_flat(str(error))}"

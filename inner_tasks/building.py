@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -10,6 +11,19 @@ from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
 from trainpilot.inner_tasks.errors import TrainpilotError, first_line
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever fails in reading a user's object into one sentence."""
+    try:
+        yield
+    except TrainpilotError:
+        raise
+    except Exception as error:
+        raise TrainpilotError(
+            f"{what} cannot be read; it failed with: {first_line(error)}"
+        ) from error
 
 
 def build(config: Any, wanted: type[Any] | tuple[type[Any], ...], kind: str, name: str) -> Any:
@@ -39,14 +53,9 @@ def build(config: Any, wanted: type[Any] | tuple[type[Any], ...], kind: str, nam
         raise TrainpilotError(
             f"{kind} '{name}' could not be made by {config['_target_']}: {reason}"
         ) from error
-    try:
-        # Looks for what it must have: what is computed on demand may fail.
+    with reading(f"{kind} '{name}' of {config['_target_']}"):
+        # Looks for what it must have, which may be computed on demand.
         fits = isinstance(built, wanted)
-    except Exception as error:
-        raise TrainpilotError(
-            f"{kind} '{name}' of {config['_target_']} cannot be read; it failed with: "
-            f"{first_line(error)}"
-        ) from error
     if not fits:
         first = wanted[0] if isinstance(wanted, tuple) else wanted
         raise TrainpilotError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trainpilot.inner_tasks.building import build
+from trainpilot.inner_tasks.building import build, reading
 from trainpilot.inner_tasks.errors import TrainpilotError, require, unknown
 from trainpilot.inner_tasks.family import TaskFamily, Trainable
 from trainpilot.inner_tasks.protocol import InnerTask, check_kind_of_splits
@@ -127,7 +127,8 @@ def make_trainable(config: Any, name: str = "task") -> Trainable:
     """
     made: Trainable = build(config, (InnerTask, TaskFamily), "task", name)
     if not isinstance(made, TaskFamily):
-        check_kind_of_splits(made.name, made.splits)
+        with reading(f"task '{name}'"):
+            check_kind_of_splits(made.name, made.splits)
     return made
 
 

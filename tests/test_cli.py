@@ -341,6 +341,7 @@ MISTAKES = [
         "loss of task 'infinite' must be finite and above 0 .*; given: (inf|nan)",
     ),
     (["check-task", "task=null"], "must be given one of its options; given: null"),
+    (["check-task", "task=3"], "must be given one of its options; given: int"),
     (
         ["deploy", "task.micro_batch_size=ten"],
         "micro_batch_size of task 'digits_mlp' must be a whole number between 1 .*; given: ten",

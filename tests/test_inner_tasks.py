@@ -443,6 +443,12 @@ def test_where_few_inputs_are_possible_all_may_stand_in_train():
     check_inner_task(
         _task(splits=Splits(*(Split(s.inputs.sign(), s.targets) for s in _four_splits())))
     )
+    # All of six and of eight bits: each split by itself is as full as it can be.
+    for bits, sizes in ((6, (100, 1000, 1000, 1000)), (8, (720, 150, 150, 150))):
+        generator = torch.Generator().manual_seed(0)
+        inputs = [torch.randint(0, 2, (size, bits), generator=generator).float() for size in sizes]
+        splits = Splits(*(Split(part, (part[:, 0] > 0).long()) for part in inputs))
+        check_inner_task(_task(splits=splits, model=lambda bits=bits: nn.Linear(bits, 2)))
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,12 @@ def make_jobs(
         for group in groups
     ]
     methods = [each for each in contenders if isinstance(each.made, Method)]
-    adaptive = tuple(each for each in methods if isinstance(each.made, AdaptiveOptimizer))
-    alone = [(each,) for each in methods if not isinstance(each.made, AdaptiveOptimizer)]
-    for group in [adaptive, *alone] if adaptive else alone:
+    adaptive = [each for each in methods if isinstance(each.made, AdaptiveOptimizer)]
+    together = [
+        tuple(adaptive[first : first + at_once]) for first in range(0, len(adaptive), at_once)
+    ]
+    alone = [(each,) for each in methods if each not in adaptive]
+    for group in [*together, *alone]:
         jobs.append(Job(task, group, seeds, row_cost * _n_decisions(group, len(seeds), config)))
     return jobs
 
