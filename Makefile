@@ -81,8 +81,8 @@ bench: $(VENV)/.installed $(DACBENCH)/.installed
 	$(BIN)/python benchmarks/pilot.py
 
 policy: $(VENV)/.installed
-	$(BIN)/trainpilot train 'env.actions.optimizers=[]' agent.total_decisions=600000 \
-	  agent.n_workers=2 hydra.run.dir=outputs/policy
+	$(BIN)/trainpilot train 'env.actions.optimizers=[]' env.start.shortest_budget=1 \
+	  agent.total_decisions=600000 agent.n_workers=2 hydra.run.dir=outputs/policy
 
 clean:
 	rm -rf $(VENV) $(DACBENCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

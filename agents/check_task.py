@@ -8,7 +8,7 @@ from trainpilot.agents.config import CheckTaskConfig
 from trainpilot.agents.hydra_app import run_app, typed
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.inner_tasks.catalogue import make_task
-from trainpilot.inner_tasks.check import check_inner_task, notes_on, shared_inputs
+from trainpilot.inner_tasks.check import check_inner_task, notes_on
 from trainpilot.inner_tasks.describing import describe_model, n_parameters
 
 
@@ -23,16 +23,15 @@ def check_task(config: CheckTaskConfig) -> str:
     """
     config.env.validate()  # before the data are read
     task = make_task(config.task)
-    check_inner_task(task)
+    found = check_inner_task(task)
     engine = InnerRuns(task, 1, config.env).engine
     valid, _ = engine.evaluate()
     model = task.make_model()
     sizes = ", ".join(
         f"{name} {len(part.inputs):,}" for name, part in task.splits._asdict().items()
     )
-    shared = shared_inputs(task.splits)
     in_train = ", ".join(
-        f"{count:,} of {name}" for (name, other), count in shared.items() if other == "train"
+        f"{pair.n_shared:,} of {pair.split}" for pair in found if pair.earlier == "train"
     )
     example = tuple(task.splits.train.inputs.shape[1:])
     return "\n".join(
@@ -44,7 +43,7 @@ def check_task(config: CheckTaskConfig) -> str:
             f"model       {describe_model(model)}, {n_parameters(model):,} parameters",
             f"valid loss  {valid.loss[0]:.4f} at the initial weights",
             f"engine      {engine.report}",
-            *(f"note        {note}" for note in notes_on(task)),
+            *(f"note        {note}" for note in notes_on(task, found)),
         ]
     )
 

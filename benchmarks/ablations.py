@@ -90,7 +90,9 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         _run(
-            "train", f"seed={seed}", f"agent.total_decisions={decisions}",
+            # The tables of docs/control.md are of runs of one length.
+            "train", f"seed={seed}", "env.start.shortest_budget=1",
+            f"agent.total_decisions={decisions}",
             f"agent.runs_per_task={rows}", "env.compiled=null", f"references={known}",
             f"hydra.run.dir={folder}/train", *overrides,
         )  # fmt: skip

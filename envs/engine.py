@@ -106,7 +106,9 @@ class Engine:
         few = n_runs <= HEAVY_TILE
         most = TILE if few or row_cost(task) <= _HEAVY else HEAVY_TILE
         n_tiles = -(-n_runs // most) if self._device.type == "cpu" else 1
-        tile = -(-n_runs // n_tiles)
+        # Tiles of like size waste fewest rows; but each size is compiled anew, for half a minute
+        # of a GRU, so that engines to be compiled have full ones wherever there are several.
+        tile = most if compiled and n_tiles > 1 else -(-n_runs // n_tiles)
         self._n_rows = n_tiles * tile
         with refusing(task):
             self._model = FlatModel(task, mixed_precision=mixed_precision)

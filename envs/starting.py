@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from trainpilot.envs.native_code import UntranslatableError
 from trainpilot.envs.native_update import native_update
 from trainpilot.envs.signals import StepSums
 from trainpilot.envs.trainer import Orders, RunState, Trainer
-from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
+from trainpilot.inner_tasks.errors import explaining, first_line, require
 from trainpilot.inner_tasks.protocol import InnerTask, Split
 
 
@@ -220,15 +220,8 @@ def check_losses(task: InnerTask, losses: Mapping[str, float]) -> None:
         )
 
 
-@contextlib.contextmanager
-def refusing(task: InnerTask, mapping: Exception | None = None) -> Iterator[None]:
+def refusing(
+    task: InnerTask, cause: Exception | None = None
+) -> contextlib.AbstractContextManager[None]:
     """Turn whatever a user's model, loss or data raises into one sentence."""
-    try:
-        yield
-    except TrainpilotError:
-        raise
-    except Exception as error:
-        raise TrainpilotError(
-            f"the model, loss and data of task '{task.name}' must fit together; it failed with: "
-            f"{first_line(error)}"
-        ) from (mapping or error)
+    return explaining(f"the model, loss and data of task '{task.name}' must fit together", cause)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
-from trainpilot.inner_tasks.errors import TrainpilotError, first_line
-
-
-@contextlib.contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turn whatever fails in reading a user's object into one sentence."""
-    try:
-        yield
-    except TrainpilotError:
-        raise
-    except Exception as error:
-        raise TrainpilotError(
-            f"{what} cannot be read; it failed with: {first_line(error)}"
-        ) from error
+from trainpilot.inner_tasks.errors import TrainpilotError, explaining
 
 
 def build(config: Any, wanted: type[Any] | tuple[type[Any], ...], kind: str, name: str) -> Any:
@@ -53,7 +39,7 @@ def build(config: Any, wanted: type[Any] | tuple[type[Any], ...], kind: str, nam
         raise TrainpilotError(
             f"{kind} '{name}' could not be made by {config['_target_']}: {reason}"
         ) from error
-    with reading(f"{kind} '{name}' of {config['_target_']}"):
+    with explaining(f"{kind} '{name}' of {config['_target_']} cannot be read"):
         # Looks for what it must have, which may be computed on demand.
         fits = isinstance(built, wanted)
     if not fits:

@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from trainpilot.inner_tasks.building import build, reading
-from trainpilot.inner_tasks.errors import TrainpilotError, require, unknown
+from trainpilot.inner_tasks.building import build
+from trainpilot.inner_tasks.errors import TrainpilotError, explaining, require, unknown
 from trainpilot.inner_tasks.family import TaskFamily, Trainable
 from trainpilot.inner_tasks.protocol import InnerTask, check_kind_of_splits
 
@@ -127,7 +127,7 @@ def make_trainable(config: Any, name: str = "task") -> Trainable:
     """
     made: Trainable = build(config, (InnerTask, TaskFamily), "task", name)
     if not isinstance(made, TaskFamily):
-        with reading(f"task '{name}'"):
+        with explaining(f"task '{name}' cannot be read"):
             check_kind_of_splits(made.name, made.splits)
     return made
 

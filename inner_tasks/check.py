@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from itertools import combinations
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from trainpilot.inner_tasks.errors import TrainpilotError, first_line, require
+from trainpilot.inner_tasks.errors import TrainpilotError, explaining, require
+from trainpilot.inner_tasks.overlap import Overlap, overlaps
 from trainpilot.inner_tasks.protocol import (
     InnerTask,
-    Splits,
     check_kind_of_splits,
     check_micro_batch_size,
 )
@@ -29,16 +29,20 @@ _LEAST_DISTINCT = 0.5
 _MOST_SHARED, _NOTABLE = 0.9, 0.1
 
 
-def check_inner_task(task: InnerTask) -> None:
+def check_inner_task(task: InnerTask) -> list[Overlap]:
     """Check that a task keeps the contract of `InnerTask`.
 
     Args:
         task: any inner task.
 
+    Returns:
+        What its splits have in common, in so far as the contract allows it.
+
     Raises:
         TrainpilotError: naming the first rule that it breaks.
     """
-    try:
+    name = getattr(task, "name", type(task).__name__)
+    with explaining(f"the model, loss, metrics and data of task '{name}' must fit together"):
         if not isinstance(task, InnerTask):
             raise TrainpilotError(
                 "a task must have all that trainpilot.InnerTask names; "
@@ -51,35 +55,27 @@ def check_inner_task(task: InnerTask) -> None:
             task.modality,
         )
         require(bool(task.dataset), f"'{task.name}' must name its dataset", repr(task.dataset))
-        _check_splits(task)
+        found = _check_splits(task)
         with warnings.catch_warnings():
             # Torch compares each output with each target then, and only warns.
             warnings.filterwarnings("error", message="Using a target size")
             _check_model(task)
-    except TrainpilotError:
-        raise
-    except Exception as error:
-        name = getattr(task, "name", type(task).__name__)
-        raise TrainpilotError(
-            f"the model, loss, metrics and data of task '{name}' must fit together; it failed "
-            f"with: {first_line(error)}"
-        ) from error
+    return found
 
 
-def notes_on(task: InnerTask) -> list[str]:
+def notes_on(task: InnerTask, found: Iterable[Overlap]) -> list[str]:
     """What keeps the contract and may still be a mistake: a sentence each.
 
     Args:
         task: that keeps the contract.
+        found: what its splits have in common, as the check gives it.
     """
-    notes, splits = [], task.splits
-    for (name, other), shared in shared_inputs(splits).items():
-        share = shared / len(getattr(splits, name).inputs)
-        if share > _NOTABLE:
-            notes.append(
-                f"{share:.0%} of {name}'s inputs stand in {other} too: natural for short "
-                "sequences, a leak elsewhere"
-            )
+    notes = [
+        f"{pair.share:.0%} of {pair.split}'s inputs stand in {pair.earlier} too: natural for short "
+        "sequences, a leak elsewhere"
+        for pair in found
+        if pair.share > _NOTABLE
+    ]
     first, second = (_model_of_seed(task, seed) for seed in (0, 1))
     drawn = [
         values for values in first.parameters() if bool((values != values.flatten()[:1]).any())
@@ -90,7 +86,7 @@ def notes_on(task: InnerTask) -> list[str]:
     return notes
 
 
-def _check_splits(task: InnerTask) -> None:
+def _check_splits(task: InnerTask) -> list[Overlap]:
     splits = task.splits
     check_kind_of_splits(task.name, splits)
     check_micro_batch_size(task.name, task.micro_batch_size, len(splits.train.inputs))
@@ -112,15 +108,16 @@ def _check_splits(task: InnerTask) -> None:
         f"the splits of '{task.name}' must agree in shape and dtype",
         sorted(map(str, shapes)),
     )
-    for (name, other), shared in shared_inputs(splits).items():
-        earlier, n_inputs = getattr(splits, other).inputs, len(getattr(splits, name).inputs)
-        if len(set(rows_of(earlier))) > _LEAST_DISTINCT * len(earlier):
+    found = overlaps(splits)
+    for pair in found:
+        if pair.distinct > _LEAST_DISTINCT:
             require(
-                shared <= _MOST_SHARED * n_inputs,
-                f"split '{name}' of '{task.name}' must hold inputs that do not stand in {other}, "
-                f"at least {1 - _MOST_SHARED:.0%} of them",
-                f"{shared} of {n_inputs} that do",
+                pair.share <= _MOST_SHARED,
+                f"split '{pair.split}' of '{task.name}' must hold inputs that do not stand in "
+                f"{pair.earlier}, at least {1 - _MOST_SHARED:.0%} of them",
+                f"{pair.n_shared} of {len(getattr(splits, pair.split).inputs)} that do",
             )
+    return found
 
 
 def _model_of_seed(task: InnerTask, seed: int) -> nn.Module:
@@ -186,34 +183,6 @@ def _check_losses(task: InnerTask, model: nn.Module) -> None:
         # Of nearly equal size: a last chunk of one example is no batch as a model expects it.
         chunks = (part.tensor_split(n_chunks) for part in split)
         for inputs, targets in zip(*chunks, strict=True):
-            try:
+            with explaining(rule):
                 loss = task.loss(model(inputs), targets).item()
-            except Exception as error:
-                raise TrainpilotError(f"{rule}; it failed with: {first_line(error)}") from error
             require(math.isfinite(loss) and loss >= 0, rule, loss)
-
-
-def shared_inputs(splits: Splits) -> dict[tuple[str, str], int]:
-    """Examples of a split whose inputs stand in an earlier one too.
-
-    Some are natural where examples are short, such as windows of text; many are a leak.
-
-    Args:
-        splits: of a task.
-
-    Returns:
-        The number by the split's name and the earlier one's, for all six pairs.
-    """
-    rows = {name: rows_of(split.inputs) for name, split in splits._asdict().items()}
-    found = {}
-    for earlier, name in combinations(Splits._fields, 2):
-        known = set(rows[earlier])
-        found[name, earlier] = sum(row in known for row in rows[name])
-    return found
-
-
-def rows_of(inputs: Tensor) -> list[bytes]:
-    """Each example as bytes, to be compared with others of the same shape and type."""
-    # By way of bytes, since NumPy does not know every type of torch's.
-    flat = inputs.detach().cpu().reshape(len(inputs), -1).contiguous().view(torch.uint8)
-    return [row.tobytes() for row in flat.numpy()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
@@ -66,3 +67,22 @@ class MissingDataError(TrainpilotError):
 def first_line(error: Exception) -> str:
     """What an error says, in a line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def explaining(rule: str, cause: Exception | None = None) -> Iterator[None]:
+    """Turn whatever a user's object raises in this block into one sentence.
+
+    Args:
+        rule: what should have gone well, as a sentence ("model and data must fit together").
+        cause: what is to be shown as the cause, to those who look (default: what was raised).
+
+    Raises:
+        TrainpilotError: the rule and what was raised; one that was raised, unchanged.
+    """
+    try:
+        yield
+    except TrainpilotError:
+        raise
+    except Exception as error:
+        raise TrainpilotError(f"{rule}; it failed with: {first_line(error)}") from (cause or error)

@@ -11,8 +11,8 @@ import torch
 
 from trainpilot.inner_tasks import TrainpilotError, patches, tabular, vision, words
 from trainpilot.inner_tasks.catalogue import load_task
-from trainpilot.inner_tasks.check import shared_inputs
 from trainpilot.inner_tasks.errors import MissingDataError
+from trainpilot.inner_tasks.overlap import overlaps
 
 
 def test_no_photograph_stands_in_two_data_sets():
@@ -40,7 +40,7 @@ def test_patches_are_balanced_and_of_one_brightness_and_contrast():
     assert splits.test.inputs.shape[1:] == (1, 16, 16)
     assert splits.test.inputs.mean((1, 2, 3)).abs().max() < 1e-5
     assert torch.allclose(splits.test.inputs.std((1, 2, 3)), torch.tensor(1.0), atol=1e-4)
-    assert not any(shared_inputs(splits).values())
+    assert not any(pair.n_shared for pair in overlaps(splits))
 
 
 def test_patches_of_an_unknown_data_set_are_refused():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.resources import files
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from omegaconf import OmegaConf
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
@@ -280,6 +282,16 @@ def test_budgets_are_drawn_within_their_range(moons):
     runs = InnerRuns(moons, 60, config)
     runs.reset(range(60), range(60))
     assert set(runs.engine.budgets.tolist()) == set(range(4, 11))
+
+
+def test_meta_training_draws_budgets_from_a_third_of_the_whole_upwards(moons):
+    packaged = OmegaConf.load(str(files("trainpilot.conf") / "env" / "meta_training.yaml"))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EnvConfig), packaged))
+    runs = InnerRuns(moons, 100, config)
+    runs.reset(range(100), range(100))
+    drawn = runs.engine.budgets // config.micro_batches_per_decision
+    assert (drawn.min(), drawn.max()) == (9, config.decisions)
+    assert drawn.mean() == pytest.approx(19.5, abs=2)
 
 
 def test_a_run_that_accumulates_is_not_taken_for_one_that_diverged(moons):
