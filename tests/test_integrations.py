@@ -86,8 +86,10 @@ def test_a_pilot_begins_as_the_optimizer_is_set(make, expected):
 
 def test_what_is_given_comes_before_what_is_taken():
     weight, bias = nn.Linear(3, 1).parameters()
-    groups = [{"params": [weight], "lr": 0.2}, {"params": [bias], "weight_decay": 0.5}]
+    own = {"weight_decay": 0.5, "momentum": 0.8}
+    groups = [{"params": [weight], "lr": 0.2}, {"params": [bias], **own}]
     taken = take_over(torch.optim.SGD(groups, lr=0.1), {"lr": 0.01, "optimizer": "adam"})
     assert (taken["lr"], taken["optimizer"]) == (0.01, "adam")
     assert [group["lr"] for group in taken["params"]] == pytest.approx([0.02, 0.01])
     assert [group.get("weight_decay") for group in taken["params"]] == [None, 0.5]
+    assert [group.get("momentum") for group in taken["params"]] == [None, 0.8]

@@ -258,6 +258,49 @@ def test_a_momentum_and_a_decay_set_from_outside_stay(net):
     assert optimizer.param_groups[0]["weight_decay"] == 0.3
 
 
+@pytest.mark.parametrize(
+    ("make", "given"),
+    [(torch.optim.SGD, {"momentum": 0.3}), (torch.optim.Adam, {"betas": (0.3, 0.999)})],
+)
+def test_a_momentum_of_a_group_s_own_is_torch_s(make, given, net):
+    twin = copy.deepcopy(net)
+
+    def groups(model):
+        rest = [*model.norm.parameters(), *model.last.parameters()]
+        return [{"params": list(model.first.parameters()), **given}, {"params": rest}]
+
+    kept = {"momentum": 0.9} if make is torch.optim.SGD else {}
+    theirs = make(groups(twin), lr=0.02, **kept)
+    name = make.__name__.lower()
+    pilot = Pilot(Constant(name, 0.02))
+    ours = pilot.attach(net, 90, params=groups(net), optimizer=name, lr=0.02)
+    for model, optimizer in ((net, ours), (twin, theirs)):
+        torch.manual_seed(5)
+        for inputs, targets in batches(40):
+            loss = functional.cross_entropy(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step(**({"loss": loss} if optimizer is ours else {}))
+    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_a_momentum_set_for_one_group_is_its_own_and_for_all_the_run_s(net):
+    groups = [{"params": net.first.parameters()}, {"params": net.last.parameters()}]
+    optimizer = Pilot(switching_policy()).attach(net, 90, decisions=9, params=groups)
+    one, other = optimizer.param_groups
+    stream = list(batches(90))
+    train(net, optimizer, stream[:5])
+    one["momentum"] = 0.5
+    train(net, optimizer, stream[5:35])
+    assert one["momentum"] == 0.5
+    assert optimizer.decisions[-1]["momentum_before"] == optimizer.decisions[1]["momentum_before"]
+    one["momentum"] = other["momentum"] = 0.7
+    train(net, optimizer, stream[35:41])
+    # The one that was set apart stays what it is; all that are left follow the run.
+    assert (one["momentum"], optimizer.decisions[-1]["momentum_before"]) == (0.7, 0.7)
+
+
 @pytest.mark.parametrize("which", ["validate", "on_decision"])
 def test_what_fails_in_a_users_function_is_made_up_for_in_the_next_step(which, net):
     calls = []

@@ -21,7 +21,7 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
 
     Taken are its kind, its learning rate, its weight decay (decoupled from now on), the momentum
     of SGD or Adam's beta1, and its groups with the ratio of their learning rates and with weight
-    decays of their own. All else that it is set to has no part.
+    decays and momenta of their own. All else that it is set to has no part.
 
     Args:
         optimizer: that has made no step. What a scheduler has made of its learning rates is
@@ -33,6 +33,7 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
             "optimizer" or "lr".
     """
     defaults, kind = optimizer.defaults, type(optimizer)
+    has_momentum = kind in _NAMES and kind is not torch.optim.RMSprop
     start: dict[str, Any] = {}
     if kind in _NAMES:
         start = {
@@ -40,9 +41,8 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
             "lr": float(defaults["lr"]),
             "weight_decay": float(defaults["weight_decay"]),
         }
-        if kind is not torch.optim.RMSprop:
-            own_momentum = defaults["momentum"] if "momentum" in defaults else defaults["betas"][0]
-            start["momentum"] = float(own_momentum)
+        if has_momentum:
+            start["momentum"] = _momentum(defaults)
     elif not {"optimizer", "lr"} <= options.keys() or "lr" not in defaults:
         raise TrainpilotError(
             "a pilot takes over from Adam, AdamW, SGD or RMSprop of torch, from others where it is "
@@ -55,5 +55,12 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
         own = {"params": group["params"], "lr": start["lr"] * float(rate / defaults["lr"])}
         if group.get("weight_decay") != defaults.get("weight_decay"):
             own["weight_decay"] = group["weight_decay"]
+        if has_momentum and _momentum(group) != _momentum(defaults):
+            own["momentum"] = _momentum(group)
         groups.append(own)
     return {"params": groups, **start}
+
+
+def _momentum(settings: dict[str, Any]) -> float:
+    """SGD's momentum or Adam's beta1."""
+    return float(settings["betas"][0] if "betas" in settings else settings["momentum"])

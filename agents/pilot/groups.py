@@ -21,8 +21,8 @@ def parameter_groups(
     Args:
         model: whose parameters are trained where `params` does not say otherwise.
         params: parameters, named ones, or groups of them, as torch's optimizers take them; a
-            group may have an "lr" and a "weight_decay" of its own. Frozen ones are trained from
-            when they require gradients.
+            group may have an "lr", a "weight_decay" and a "momentum" (or "betas") of its own.
+            Frozen ones are trained from when they require gradients.
         start: hyperparameters of all other groups, `(1,)` each.
 
     Raises:
@@ -53,9 +53,12 @@ def parameter_groups(
 def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str, Any]:
     """A group and how its learning rate and weight decay relate to the run's.
 
-    A weight decay of its own beside one of 0 has nothing to relate to: it stays what it is.
+    A weight decay of its own beside one of 0 has nothing to relate to: it stays what it is. So
+    does a momentum of its own.
     """
     rate, decay = float(start.learning_rate[0]), float(start.weight_decay[0])
+    momentum = float(start.momentum[0])
+    own_momentum = float(group.get("momentum", group.get("betas", (momentum,))[0]))
     own_rate, own_decay = group.get("lr", rate), group.get("weight_decay", decay)
     multiplier: float | None
     if "weight_decay" not in group:
@@ -68,10 +71,11 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
         **group,
         "lr": own_rate,
         "weight_decay": own_decay,
-        "momentum": float(start.momentum[0]),
+        "momentum": own_momentum,
         # A run that stands still gives no ratio.
         "lr_multiplier": own_rate / rate if rate else 1.0,
         "weight_decay_multiplier": multiplier,
+        "own_momentum": own_momentum != momentum,
     }
 
 
@@ -94,7 +98,8 @@ class GroupSettings:
             factor: of the learning rate, now.
         """
         for group in self._groups:
-            group["momentum"] = float(settings.momentum[0])
+            if not group["own_momentum"]:
+                group["momentum"] = float(settings.momentum[0])
             if group["weight_decay_multiplier"] is not None:
                 decay = float(settings.weight_decay[0])
                 group["weight_decay"] = decay * group["weight_decay_multiplier"]
@@ -113,7 +118,8 @@ class GroupSettings:
     def take(self, settings: Hyperparameters, factor: float) -> dict[str, float]:
         """What somebody else has set since the last time.
 
-        A weight decay that was set stays what it is, whatever is decided.
+        A weight decay that was set stays what it is, whatever is decided, and so does a momentum
+        that was set for some groups alone.
 
         Args:
             settings: of the run, as they were last written.
@@ -127,11 +133,16 @@ class GroupSettings:
             return {}
         taken = {}
         pairs = list(zip(self._groups, self._written, strict=True))
-        for group, (_, decay, momentum) in pairs:
+        for group, (_, decay, _) in pairs:
             if group["weight_decay"] != decay:
                 group["weight_decay_multiplier"] = None
-            if group["momentum"] != momentum:
-                taken["momentum"] = float(group["momentum"])
+        led = [group["momentum"] for group in self._groups if not group["own_momentum"]]
+        if len(set(led)) == 1:
+            if led[0] != settings.momentum[0]:
+                taken["momentum"] = float(led[0])
+        else:
+            for group, (_, _, momentum) in pairs:
+                group["own_momentum"] |= group["momentum"] != momentum
         if any(group["lr"] != rate for group, (rate, _, _) in pairs):
             rate = self._common_rate(factor)
             if rate is None:
