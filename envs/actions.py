@@ -205,43 +205,24 @@ _CHANGES: dict[str, Callable[[Hyperparameters, NDArray[Any]], Hyperparameters]] 
 }
 
 
-def clamp_rates(
-    rates: FloatArray,
-    optimizer: IntArray,
-    bounds: BoundsConfig,
-    ceiling: FloatArray | float = np.inf,
-) -> FloatArray:
+def clamp_rates(rates: FloatArray, optimizer: IntArray, bounds: BoundsConfig) -> FloatArray:
     """Learning rates moved into their hard range, which is in Adam's units.
 
     Args:
         rates: one or more for each run, `(n_runs, ...)`.
         optimizer: index of each run's, `(n_runs,)`.
         bounds: the ranges.
-        ceiling: the highest rate of each run where that is lower, `(n_runs,)`, or of all
-            (default: none).
     """
-    each = (-1, *[1] * (rates.ndim - 1))
-    scale = _scale(optimizer)
-    highest = np.minimum(bounds.learning_rate_high, ceiling) * scale
-    low = bounds.learning_rate_low * scale
-    return np.clip(rates, low.reshape(each), np.maximum(highest, low).reshape(each))
+    scale = _scale(optimizer).reshape(-1, *[1] * (rates.ndim - 1))
+    return np.clip(rates, bounds.learning_rate_low * scale, bounds.learning_rate_high * scale)
 
 
-def clamp(
-    hyperparameters: Hyperparameters, bounds: BoundsConfig, ceiling: FloatArray | float = np.inf
-) -> Hyperparameters:
-    """Hyperparameters moved into their hard ranges; the learning rate in Adam's units.
-
-    Args:
-        hyperparameters: `(n_runs,)` each.
-        bounds: the ranges.
-        ceiling: of the learning rate, as `clamp_rates` takes it.
-    """
-    rates = clamp_rates(hyperparameters.learning_rate, hyperparameters.optimizer, bounds, ceiling)
+def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparameters:
+    """Hyperparameters moved into their hard ranges; the learning rate in Adam's units."""
     clip_high = np.inf if bounds.gradient_clip_high is None else bounds.gradient_clip_high
     return replace(
         hyperparameters,
-        learning_rate=rates,
+        learning_rate=clamp_rates(hyperparameters.learning_rate, hyperparameters.optimizer, bounds),
         weight_decay=np.clip(
             hyperparameters.weight_decay, bounds.weight_decay_low, bounds.weight_decay_high
         ),

@@ -29,20 +29,12 @@ class Bounded(NamedTuple):
     learning_rates: FloatArray | None
     clamped: NDArray[np.bool_]
 
-    @property
-    def highest_rate(self) -> FloatArray:
-        """The highest learning rate of each run's decision, `(n_runs,)`."""
-        if self.learning_rates is None:
-            return self.hyperparameters.learning_rate
-        return np.asarray(self.learning_rates.max(1))
-
 
 def bound(
     asked: Hyperparameters,
     factors: FloatArray | None,
     n_micro_batches: int,
     bounds: BoundsConfig,
-    ceiling: FloatArray | float = np.inf,
 ) -> Bounded:
     """Move what a decision asks for into the bounds.
 
@@ -52,8 +44,6 @@ def bound(
             n_micro_batches)`; None for 1 throughout. The products are what is bounded.
         n_micro_batches: of the decision.
         bounds: the ranges.
-        ceiling: of each run's learning rate in Adam's units, `(n_runs,)`, where the guard has
-            lowered it (default: none).
 
     Raises:
         TrainpilotError: if something that is asked for is not a number, or the factors have
@@ -63,14 +53,14 @@ def bound(
         unknown = np.isnan(getattr(asked, name)).any()
         require(not unknown, f"a controller must ask for a number as {name}", "NaN")
     if factors is None:
-        used = clamp(asked, bounds, ceiling)
+        used = clamp(asked, bounds)
         return Bounded(used, None, _differs(asked, used))
     check_factors(factors, asked.n_runs, n_micro_batches)
     rates = asked.learning_rate[:, None] * factors
     require(not np.isnan(rates).any(), "a decision's learning_rate_factors must be numbers", "NaN")
     asked = replace(asked, learning_rate=rates[:, 0])
-    used = clamp(asked, bounds, ceiling)
-    held = clamp_rates(rates, used.optimizer, bounds, ceiling)
+    used = clamp(asked, bounds)
+    held = clamp_rates(rates, used.optimizer, bounds)
     return Bounded(used, held, _differs(asked, used) | (held != rates).any(1))
 
 

@@ -26,22 +26,13 @@ from trainpilot.envs.optimizers import (
     moment_names,
 )
 from trainpilot.envs.roll_back import LastGood
-from trainpilot.envs.row_cost import row_cost
 from trainpilot.envs.schedule import STEP_SCALARS, Plan, Schedule, step_keys
 from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
 from trainpilot.envs.starting import Setting, Trial, choose_trainer, refusing
+from trainpilot.envs.tiles import tile_of
 from trainpilot.envs.trainer import Orders, RunState
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_size
-
-#: Rows in a tile, at most. More no longer spreads a call's fixed cost noticeably thinner, and
-#: fewer fit the caches no better, since a tile's state is streamed through them anyway.
-TILE = 16
-#: The same where an inner step is heavy: activations count there, and fewer of them stay near
-#: (measured: a transformer's step takes 1.23 ms, not 1.38 ms).
-HEAVY_TILE = 4
-#: FLOPs of an inner step that is heavy.
-_HEAVY = 2e7
 
 
 class Engine:
@@ -102,14 +93,9 @@ class Engine:
         self._max_batch_size = max_batch_size
         self._menu = menu(optimizers)
         # A graphics processor wants all rows at once, a core as many as stay near it.
-        # Of a few rows both sizes make one tile: no need to weigh the step.
-        few = n_runs <= HEAVY_TILE
-        most = TILE if few or row_cost(task) <= _HEAVY else HEAVY_TILE
-        n_tiles = -(-n_runs // most) if self._device.type == "cpu" else 1
-        # Tiles of like size waste fewest rows; but each size is compiled anew, for half a minute
-        # of a GRU, so that engines to be compiled have full ones wherever there are several.
-        tile = most if compiled and n_tiles > 1 else -(-n_runs // n_tiles)
-        self._n_rows = n_tiles * tile
+        on_core = self._device.type == "cpu"
+        tile = tile_of(task, n_runs, to_compile=compiled is True) if on_core else n_runs
+        self._n_rows = -(-n_runs // tile) * tile
         with refusing(task):
             self._model = FlatModel(task, mixed_precision=mixed_precision)
             self._state = self._new_state()

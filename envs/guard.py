@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainpilot.envs.actions import clamp, relative_learning_rate
-from trainpilot.envs.config import BoundsConfig, GuardConfig
-from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
+from trainpilot.envs.config import GuardConfig
+from trainpilot.envs.hyperparameters import FloatArray, IntArray
 from trainpilot.envs.interventions import Reason
 from trainpilot.envs.levels import START_LEVEL
 from trainpilot.envs.signals import Signals
@@ -50,14 +48,11 @@ class Guard:
 
     Attributes:
         roll_backs: how often each run was rolled back, `(n_runs,)`.
-        ceiling: the highest learning rate that each run may have since, in Adam's units,
-            `(n_runs,)`; infinity before.
     """
 
     def __init__(self, config: GuardConfig, n_runs: int) -> None:
         self._config = config
         self.roll_backs: IntArray = np.zeros(n_runs, dtype=np.int64)
-        self.ceiling: FloatArray = np.full(n_runs, np.inf)
         self._valid_start = np.full(n_runs, np.nan)
         self._starts = np.full((3, n_runs), np.nan)
 
@@ -69,7 +64,6 @@ class Guard:
             valid_loss: at the initial weights, `(n_runs,)`; read in these rows alone.
         """
         self.roll_backs[rows] = 0
-        self.ceiling[rows] = np.inf
         self._valid_start[rows] = valid_loss[rows]
         self._starts[:, rows] = np.nan
 
@@ -77,7 +71,6 @@ class Guard:
         """All that later judgements depend on."""
         arrays = {
             "roll_backs": self.roll_backs,
-            "ceiling": self.ceiling,
             "valid_start": self._valid_start,
             "starts": self._starts,
         }
@@ -90,7 +83,6 @@ class Guard:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state_dict` gave."""
         self.roll_backs = state["roll_backs"].cpu().numpy().copy()
-        self.ceiling = state["ceiling"].cpu().numpy().copy()
         self._valid_start = state["valid_start"].cpu().numpy().copy()
         self._starts = state["starts"].cpu().numpy().copy()
 
@@ -150,34 +142,6 @@ class Guard:
         chosen = wrong & (self.roll_backs < self._config.max_roll_backs) & allowed
         self.roll_backs = self.roll_backs + chosen
         return chosen
-
-    def lower(
-        self,
-        rows: NDArray[np.bool_],
-        used: Hyperparameters,
-        highest_rate: FloatArray,
-        bounds: BoundsConfig,
-    ) -> Hyperparameters:
-        """Lower the learning rate of runs that are rolled back, now and for the rest of the run.
-
-        A controller may ask for the rate that diverged again; it would be led back again, until
-        nothing is left but to end the run.
-
-        Args:
-            rows: which, `(n_runs,)`.
-            used: hyperparameters of the decision, `(n_runs,)` each.
-            highest_rate: the highest learning rate in it, `(n_runs,)`.
-            bounds: hard ranges of the hyperparameters.
-
-        Returns:
-            Those from which the runs go on.
-        """
-        shrink = np.where(rows, self._config.shrink, 1.0)
-        highest = replace(used, learning_rate=highest_rate * shrink)
-        lowered = np.minimum(self.ceiling, relative_learning_rate(highest))
-        self.ceiling = np.where(rows, np.maximum(lowered, bounds.learning_rate_low), self.ceiling)
-        shrunk = replace(used, learning_rate=used.learning_rate * shrink)
-        return clamp(shrunk, bounds, np.where(rows, self.ceiling, np.inf))
 
 
 def _ratio(values: FloatArray, starts: FloatArray) -> FloatArray:

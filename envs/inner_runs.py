@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.actions import ActionSpec, clamp
 from trainpilot.envs.bounding import bound
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
@@ -254,8 +254,7 @@ class InnerRuns:
                 have another shape.
         """
         n_micro_batches = self.config.micro_batches_per_decision
-        bounded = bound(asked, factors, n_micro_batches, self.config.bounds, self._guard.ceiling)
-        used, rates, clamped = bounded
+        used, rates, clamped = bound(asked, factors, n_micro_batches, self.config.bounds)
         before, since = self.hyperparameters, self._progress()
         self.hyperparameters = used
         signals = self.engine.advance(used, n_micro_batches, rates)
@@ -266,7 +265,7 @@ class InnerRuns:
         if self._rolls_back:
             self.engine.keep(found.sound)
         if rolled_back.any():
-            valid, outer_valid = self._roll_back(rolled_back, bounded.highest_rate)
+            valid, outer_valid = self._roll_back(rolled_back)
         until = self._progress()
         after = level(outer_valid.loss, self._start_outer)
         given_up = hopeless(self.config.guard, until, after, self.references.at(until))
@@ -298,14 +297,13 @@ class InnerRuns:
             outer_valid=outer_valid,
         )
 
-    def _roll_back(
-        self, rows: BoolArray, highest_rate: FloatArray
-    ) -> tuple[Evaluation, Evaluation]:
+    def _roll_back(self, rows: BoolArray) -> tuple[Evaluation, Evaluation]:
         """Lead these rows back to where all was well, with a lower learning rate from now on."""
         self.engine.restore(rows)
-        self.hyperparameters = self._guard.lower(
-            rows, self.hyperparameters, highest_rate, self.config.bounds
-        )
+        rate = self.hyperparameters.learning_rate
+        shrunk = np.where(rows, rate * self.config.guard.shrink, rate)
+        lowered = replace(self.hyperparameters, learning_rate=shrunk)
+        self.hyperparameters = clamp(lowered, self.config.bounds)
         return self.engine.evaluate(np.flatnonzero(rows).tolist())
 
     def _progress(self) -> FloatArray:

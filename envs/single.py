@@ -52,7 +52,8 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
     - Termination: the run has diverged (something is not finite, or has become many times its
       start; `GuardConfig`) once more than it may be rolled back, or is hopeless
       (`guard.hopeless_share`). A run that is rolled back goes on; `info["intervention"]` says so.
-    - Truncation: the budget of `decisions * micro_batches_per_decision` micro-batches is spent.
+    - Truncation: the budget is spent, `decisions * micro_batches_per_decision` micro-batches or,
+      with `start.shortest_budget` below 1, what was drawn for the run.
 
     How runs are trained, and why so (`Engine.report`), is logged at level INFO when the
     environment is made.

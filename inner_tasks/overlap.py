@@ -32,7 +32,11 @@ class Overlap(NamedTuple):
 
 
 def overlaps(splits: Splits) -> list[Overlap]:
-    """All six pairs of splits, each of which must hold examples."""
+    """What each of the six pairs of splits has in common.
+
+    Args:
+        splits: of a task; each must hold examples.
+    """
     rows = {name: rows_of(split.inputs) for name, split in splits._asdict().items()}
     known = {name: set(keys) for name, keys in rows.items()}
     found = []

@@ -6,6 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from trainpilot.agents.policy import PolicyController, make_policy
+from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.config import ActionConfig
+
 
 class Net(nn.Module):
     """A small classifier with all that a snapshot must keep."""
@@ -37,3 +41,14 @@ def train(model, optimizer, data):
         optimizer.step(loss=loss)
         losses.append(loss.item())
     return losses
+
+
+def switching_policy():
+    """An untrained policy that changes its mind, the optimizer's too."""
+    torch.manual_seed(3)
+    spec = ActionSpec(ActionConfig(optimizers=["sgd", "adam", "rmsprop", "nesterov"]))
+    networks = make_policy(spec, [8])
+    with torch.no_grad():
+        for parameter in networks.action_net.parameters():
+            parameter.mul_(300)
+    return PolicyController(networks, spec)

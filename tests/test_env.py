@@ -284,7 +284,7 @@ def test_budgets_are_drawn_within_their_range(moons):
     assert set(runs.engine.budgets.tolist()) == set(range(4, 11))
 
 
-def test_meta_training_draws_budgets_from_a_third_of_the_whole_upwards(moons):
+def test_meta_training_draws_budgets_from_three_tenths_of_the_whole_upwards(moons):
     packaged = OmegaConf.load(str(files("trainpilot.conf") / "env" / "meta_training.yaml"))
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EnvConfig), packaged))
     runs = InnerRuns(moons, 100, config)

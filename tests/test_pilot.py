@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.strategies import data, integers, sampled_from
-from pilot_training import Net, batches, train
+from pilot_training import Net, batches, switching_policy, train
 from torch import nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
@@ -22,27 +22,14 @@ from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.controller import Decision
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.pilot.clock import Clock
-from trainpilot.agents.policy import PolicyController, make_policy
 from trainpilot.agents.schedules import OneCycle
-from trainpilot.envs.actions import ActionSpec
-from trainpilot.envs.config import ActionConfig, GuardConfig
+from trainpilot.envs.config import GuardConfig
 
 
 @pytest.fixture
 def net():
     torch.manual_seed(0)
     return Net()
-
-
-def switching_policy():
-    """An untrained policy that changes its mind, the optimizer's too."""
-    torch.manual_seed(3)
-    spec = ActionSpec(ActionConfig(optimizers=["sgd", "adam", "rmsprop", "nesterov"]))
-    networks = make_policy(spec, [8])
-    with torch.no_grad():
-        for parameter in networks.action_net.parameters():
-            parameter.mul_(300)
-    return PolicyController(networks, spec)
 
 
 TORCH = {
@@ -109,33 +96,6 @@ def test_a_training_goes_on_to_the_last_bit_after_save_kill_and_load(make, stop)
     assert before + train(model, optimizer, stream[stop:]) == expected
 
 
-def test_groups_keep_what_sets_them_apart(net):
-    groups = [
-        {"params": net.first.parameters(), "lr": 1e-4},
-        {"params": [*net.norm.parameters(), net.last.bias], "weight_decay": 0.0},
-        {"params": [net.last.weight]},
-    ]
-    optimizer = Pilot(switching_policy()).attach(net, 90, params=groups, weight_decay=0.01)
-    train(net, optimizer, batches(50))
-    slow, undecayed, plain = optimizer.param_groups
-    assert plain["lr"] != 1e-3
-    assert slow["lr"] == pytest.approx(0.1 * plain["lr"])
-    assert undecayed["weight_decay"] == 0 != plain["weight_decay"]
-
-
-def test_a_group_added_later_is_trained(net):
-    optimizer = Pilot.load().attach(net, 90, params=net.first.parameters())
-    stream = list(batches(60))
-    train(net, optimizer, stream[:30])
-    before = net.last.weight.detach().clone()
-    rate = optimizer.param_groups[0]["lr"]
-    optimizer.add_param_group({"params": net.last.parameters(), "lr": 0.01})
-    train(net, optimizer, stream[30:])
-    assert not torch.equal(net.last.weight, before)
-    ratio = optimizer.param_groups[1]["lr"] / optimizer.param_groups[0]["lr"]
-    assert ratio == pytest.approx(0.01 / rate)
-
-
 def test_what_was_told_before_the_first_step_is_in_the_state(net):
     optimizer = Pilot.load().attach(net, 60, decisions=6)
     optimizer.observe(0.25)
@@ -143,34 +103,6 @@ def test_what_was_told_before_the_first_step_is_in_the_state(net):
     other.load_state_dict(optimizer.state_dict())
     train(net, other, batches(10))
     assert other.decisions[0]["valid_loss"] == 0.25
-
-
-def test_a_parameter_is_trained_from_when_it_is_no_longer_frozen(net):
-    net.first.requires_grad_(False)
-    before = net.first.weight.detach().clone()
-    optimizer = Pilot.load().attach(net, 60)
-    stream = list(batches(60))
-    train(net, optimizer, stream[:30])
-    assert torch.equal(net.first.weight, before)
-    net.first.requires_grad_(True)
-    train(net, optimizer, stream[30:])
-    assert not torch.equal(net.first.weight, before)
-
-
-def test_no_decay_stays_none_where_decay_is_decided_later(net):
-    groups = [{"params": [net.last.bias], "weight_decay": 0.0}, {"params": [net.last.weight]}]
-    optimizer = Pilot(Constant("adam", 0.01, weight_decay=0.1)).attach(net, 60, params=groups)
-    train(net, optimizer, batches(5))
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0, 0.1]
-
-
-def test_frozen_parameters_stay(net):
-    net.first.requires_grad_(False)
-    before = copy.deepcopy(net.first.state_dict())
-    optimizer = Pilot.load().attach(net, 60, weight_decay=0.1)
-    train(net, optimizer, batches(60))
-    for name, value in net.first.state_dict().items():
-        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
 def test_a_learning_rate_set_from_outside_is_where_the_next_decision_starts(net):
@@ -246,59 +178,6 @@ def test_a_training_under_a_scheduler_goes_on_to_the_last_bit():
     torch.set_rng_state(random)
     rates = before + trained(*again, stream[16:])
     assert rates == expected
-
-
-def test_a_momentum_and_a_decay_set_from_outside_stay(net):
-    optimizer = Pilot(Constant("adam", 0.01)).attach(net, 90, lr=0.01)
-    optimizer.param_groups[0]["momentum"] = 0.5
-    optimizer.param_groups[0]["weight_decay"] = 0.3
-    train(net, optimizer, batches(2))
-    assert optimizer.decisions[0]["momentum_before"] == 0.5
-    train(net, optimizer, batches(10))
-    assert optimizer.param_groups[0]["weight_decay"] == 0.3
-
-
-@pytest.mark.parametrize(
-    ("make", "given"),
-    [(torch.optim.SGD, {"momentum": 0.3}), (torch.optim.Adam, {"betas": (0.3, 0.999)})],
-)
-def test_a_momentum_of_a_group_s_own_is_torch_s(make, given, net):
-    twin = copy.deepcopy(net)
-
-    def groups(model):
-        rest = [*model.norm.parameters(), *model.last.parameters()]
-        return [{"params": list(model.first.parameters()), **given}, {"params": rest}]
-
-    kept = {"momentum": 0.9} if make is torch.optim.SGD else {}
-    theirs = make(groups(twin), lr=0.02, **kept)
-    name = make.__name__.lower()
-    pilot = Pilot(Constant(name, 0.02))
-    ours = pilot.attach(net, 90, params=groups(net), optimizer=name, lr=0.02)
-    for model, optimizer in ((net, ours), (twin, theirs)):
-        torch.manual_seed(5)
-        for inputs, targets in batches(40):
-            loss = functional.cross_entropy(model(inputs), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step(**({"loss": loss} if optimizer is ours else {}))
-    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
-
-
-def test_a_momentum_set_for_one_group_is_its_own_and_for_all_the_run_s(net):
-    groups = [{"params": net.first.parameters()}, {"params": net.last.parameters()}]
-    optimizer = Pilot(switching_policy()).attach(net, 90, decisions=9, params=groups)
-    one, other = optimizer.param_groups
-    stream = list(batches(90))
-    train(net, optimizer, stream[:5])
-    one["momentum"] = 0.5
-    train(net, optimizer, stream[5:35])
-    assert one["momentum"] == 0.5
-    assert optimizer.decisions[-1]["momentum_before"] == optimizer.decisions[1]["momentum_before"]
-    one["momentum"] = other["momentum"] = 0.7
-    train(net, optimizer, stream[35:41])
-    # The one that was set apart stays what it is; all that are left follow the run.
-    assert (one["momentum"], optimizer.decisions[-1]["momentum_before"]) == (0.7, 0.7)
 
 
 @pytest.mark.parametrize("which", ["validate", "on_decision"])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from pilot_training import Net, batches, train
 
 from trainpilot import Pilot
-from trainpilot.agents.controller import Decision
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.pilot.optimizer import DivergedError
 from trainpilot.envs.config import BoundsConfig, GuardConfig
@@ -63,33 +61,6 @@ def test_what_explodes_goes_back_to_the_last_good_state(snapshot, net):
     losses = train(net, optimizer, stream[40:])
     assert all(math.isfinite(loss) for loss in losses)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
-
-
-class _Eager:
-    """Asks for twice the learning rate at each decision."""
-
-    def begin(self, n_runs, actions, seed):
-        pass
-
-    def decide(self, view):
-        asked = view.hyperparameters
-        return Decision(replace(asked, learning_rate=2 * asked.learning_rate))
-
-
-def test_no_later_rate_is_above_the_one_that_a_roll_back_leaves_after_a_resume_too(net):
-    optimizer = Pilot(_Eager()).attach(net, 90, decisions=9, lr=1e-5)
-    stream = list(batches(90))
-    train(net, optimizer, stream[:30])
-    net.last.weight.data.fill_(torch.nan)
-    train(net, optimizer, stream[30:45])
-    twin = Net()
-    twin.load_state_dict(net.state_dict())
-    again = Pilot(_Eager()).attach(twin, 90, decisions=9, lr=1e-5)
-    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    train(twin, again, stream[45:])
-    rates = [record["learning_rate"] for record in again.decisions]
-    assert rates == pytest.approx([2e-5, 4e-5, 8e-5, 16e-5] + 5 * [0.3 * 16e-5])
-    assert [record["clamped"] for record in again.decisions] == [False] * 4 + [True] * 5
 
 
 def test_a_rate_set_below_the_bound_is_not_lifted_to_it_after_a_resume_either(net):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from trainpilot.envs.hyperparameters import Hyperparameters
-from trainpilot.inner_tasks.errors import TrainpilotError
+from trainpilot.inner_tasks.errors import TrainpilotError, require
 
 
 def parameter_groups(
@@ -21,12 +23,13 @@ def parameter_groups(
     Args:
         model: whose parameters are trained where `params` does not say otherwise.
         params: parameters, named ones, or groups of them, as torch's optimizers take them; a
-            group may have an "lr", a "weight_decay" and a "momentum" (or "betas") of its own.
-            Frozen ones are trained from when they require gradients.
+            group may have an "lr", a "weight_decay" and a "momentum" (SGD's, Adam's beta1) of its
+            own. Frozen ones are trained from when they require gradients.
         start: hyperparameters of all other groups, `(1,)` each.
 
     Raises:
-        TrainpilotError: if there is nothing to train, or a parameter is complex.
+        TrainpilotError: if there is nothing to train, a parameter is complex, or a group has betas
+            or a momentum out of range.
     """
     given: list[Any] = list(model.parameters() if params is None else params)
     if given and not isinstance(given[0], dict):
@@ -50,15 +53,48 @@ def parameter_groups(
     return groups
 
 
+def with_common_momentum(groups: list[dict[str, Any]], start: Hyperparameters) -> Hyperparameters:
+    """The start with the momentum that all groups share, which then is no group's own, if any.
+
+    Args:
+        groups: with the multipliers that `with_multipliers` gives.
+        start: what they relate to, `(1,)` each.
+    """
+    momentum = _common([group["momentum"] for group in groups])
+    if momentum is None:
+        return start
+    for group in groups:
+        group["own_momentum"] = False
+    return replace(start, momentum=np.array([momentum]))
+
+
+def _common(values: Sequence[float]) -> float | None:
+    """What all of them are; None where they differ."""
+    return values[0] if len(set(values)) == 1 else None
+
+
 def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str, Any]:
     """A group and how its learning rate and weight decay relate to the run's.
 
     A weight decay of its own beside one of 0 has nothing to relate to: it stays what it is. So
     does a momentum of its own.
+
+    Raises:
+        TrainpilotError: if the group has betas, or a momentum out of range.
     """
+    if "betas" in group:
+        raise TrainpilotError(
+            "a group of a pilot may have a momentum of its own, Adam's beta1, and beta2 is 0.999 "
+            f"for all; given: betas {group['betas']}"
+        )
     rate, decay = float(start.learning_rate[0]), float(start.weight_decay[0])
     momentum = float(start.momentum[0])
-    own_momentum = float(group.get("momentum", group.get("betas", (momentum,))[0]))
+    own_momentum = group.get("momentum", momentum)
+    require(
+        isinstance(own_momentum, int | float) and 0 <= own_momentum < 1,
+        "the momentum of a group must lie in [0, 1)",
+        own_momentum,
+    )
     own_rate, own_decay = group.get("lr", rate), group.get("weight_decay", decay)
     multiplier: float | None
     if "weight_decay" not in group:
@@ -136,13 +172,10 @@ class GroupSettings:
         for group, (_, decay, _) in pairs:
             if group["weight_decay"] != decay:
                 group["weight_decay_multiplier"] = None
-        led = [group["momentum"] for group in self._groups if not group["own_momentum"]]
-        if len(set(led)) == 1:
-            if led[0] != settings.momentum[0]:
-                taken["momentum"] = float(led[0])
-        else:
-            for group, (_, _, momentum) in pairs:
-                group["own_momentum"] |= group["momentum"] != momentum
+        if any(group["momentum"] != momentum for group, (_, _, momentum) in pairs):
+            momentum = self._take_momenta()
+            if momentum is not None and momentum != settings.momentum[0]:
+                taken["momentum"] = momentum
         if any(group["lr"] != rate for group, (rate, _, _) in pairs):
             rate = self._common_rate(factor)
             if rate is None:
@@ -151,6 +184,19 @@ class GroupSettings:
                 taken["learning_rate"] = rate
         self._written = now
         return taken
+
+    def _take_momenta(self) -> float | None:
+        """The run's momentum; None where groups that it led were set apart from each other."""
+        shared = _common([group["momentum"] for group in self._groups])
+        if shared is not None:
+            for group in self._groups:
+                group["own_momentum"] = False
+            return shared
+        led = _common([g["momentum"] for g in self._groups if not g["own_momentum"]])
+        if led is None:
+            for group, (_, _, before) in zip(self._groups, self._written, strict=True):
+                group["own_momentum"] |= group["momentum"] != before
+        return led
 
     def _common_rate(self, factor: float) -> float | None:
         """The run's learning rate where all groups were changed alike, else None."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trainpilot.agents.controller import Controller
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.fallback import WithFallback
-from trainpilot.agents.pilot.groups import parameter_groups
+from trainpilot.agents.pilot.groups import parameter_groups, with_common_momentum
 from trainpilot.agents.pilot.optimizer import PilotOptimizer
 from trainpilot.agents.pilot.training_run import TrainingRun
 from trainpilot.agents.policy import PolicyController
@@ -94,7 +94,8 @@ class Pilot:
             total_steps: calls of `step` in the whole training (default: not known; the policy
                 then decides every `decide_every` steps and does not know its horizon).
             params: parameters, or groups of them with learning rates and weight decays of their
-                own, whose ratios are kept (default: those of the model that need gradients).
+                own, whose ratios are kept, and momenta of their own, which stay (default: those
+                of the model that need gradients).
             lr: learning rate to begin with, > 0.
             optimizer: to begin with.
             weight_decay: decoupled, to begin with, >= 0.
@@ -153,6 +154,7 @@ class Pilot:
             optimizer=optimizer,
         )
         groups = parameter_groups(model, params, start)
+        start = with_common_momentum(groups, start)
         clock = Clock(
             total_steps,
             self._rhythm[0] if decisions is None else decisions,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trainpilot.agents.controller import Controller, Explanation, View
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.records import Made
-from trainpilot.envs.actions import ActionSpec, relative_learning_rate
+from trainpilot.envs.actions import ActionSpec, clamp, relative_learning_rate
 from trainpilot.envs.bounding import bound
 from trainpilot.envs.config import ActionConfig, BoundsConfig, GuardConfig
 from trainpilot.envs.guard import Guard
@@ -131,11 +131,7 @@ class TrainingRun:
         )
         decided = self._controller.decide(view)
         used, rates, clamped = bound(
-            decided.hyperparameters,
-            decided.learning_rate_factors,
-            view.micro_batches,
-            self._bounds,
-            self._guard.ceiling,
+            decided.hyperparameters, decided.learning_rate_factors, view.micro_batches, self._bounds
         )
         self.factors = None if rates is None else rates[0] / used.learning_rate
         self._record(used, decided.explanation, clamped)
@@ -205,10 +201,10 @@ class TrainingRun:
         rolled_back = self._guard.roll_back(found.any)
         decided_rate = self.hyperparameters.learning_rate
         if rolled_back.any():
-            highest = decided_rate * (1.0 if self.factors is None else self.factors.max())
-            self.hyperparameters = self._guard.lower(
-                rolled_back, self.hyperparameters, highest, self._bounds
+            lowered = replace(
+                self.hyperparameters, learning_rate=decided_rate * self._guard_config.shrink
             )
+            self.hyperparameters = clamp(lowered, self._bounds)
             self.valid = self._good_valid
         elif found.sound.all():
             self._good_valid = self.valid
@@ -268,7 +264,7 @@ class TrainingRun:
         self.decision = state["decision"]
         self.hyperparameters = Hyperparameters.full(1, **state["hyperparameters"])
         self.factors = None if state["factors"] is None else state["factors"].cpu().numpy().copy()
-        lowest = state["learning_rate_low"]
+        lowest = min(self._bounds.learning_rate_low, state["learning_rate_low"])
         self._bounds = replace(self._bounds, learning_rate_low=lowest)
         self.valid, self._good_valid = Valid(*state["valid"]), Valid(*state["good_valid"])
         self._train_loss = state["train_loss"]
