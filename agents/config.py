@@ -42,6 +42,9 @@ class AgentConfig:
         gae_lambda: of generalised advantage estimation (arXiv 1506.02438), in [0, 1].
         clip_range: of PPO's ratio, > 0.
         entropy_coefficient: weight of the entropy bonus, >= 0.
+        keep_bias: how much more a new policy is inclined to leave a hyperparameter as it is than to
+            any other choice, as a difference of logits, >= 0; of choices that contain the factor
+            1, or "keep" for the optimizer.
         hidden: widths of the hidden layers of policy and value.
         normalise_by_reference: give each task's reward in units of what the best of a grid of
             fixed configurations reaches; costs a sweep of the grid at the start. Rewards that
@@ -60,6 +63,7 @@ class AgentConfig:
     gae_lambda: float = 0.95
     clip_range: float = 0.2
     entropy_coefficient: float = 0.01
+    keep_bias: float = 0.0
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     normalise_by_reference: bool = True
     checkpoint_seconds: float = 20.0
@@ -78,6 +82,7 @@ class AgentConfig:
             ("batch_size", 2),
             ("n_epochs", 1),
             ("entropy_coefficient", 0),
+            ("keep_bias", 0),
             ("checkpoint_seconds", 0),
             ("n_workers", 0),
         ):

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import configure
 
 from trainpilot.agents.config import AgentConfig
 from trainpilot.agents.files import atomic_path, read_json
-from trainpilot.agents.policy import ObservationNormaliser, policy_kwargs
+from trainpilot.agents.policy import ObservationNormaliser, policy_kwargs, prefer_keeping
 from trainpilot.agents.progress import ProgressBar
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.groups import Groups, GroupSpec
@@ -93,7 +93,7 @@ def make_agent(groups: Groups, agent: AgentConfig, seed: int) -> PPO:
     n_steps = groups.config.decisions
     rate = agent.learning_rate
     rollout = n_steps * env.num_envs
-    return PPO(
+    ppo = PPO(
         "MlpPolicy",
         env,
         n_steps=n_steps,
@@ -108,6 +108,9 @@ def make_agent(groups: Groups, agent: AgentConfig, seed: int) -> PPO:
         seed=seed,
         device="cpu",
     )
+    if not groups.actions.continuous:
+        prefer_keeping(ppo.policy, groups.actions, agent.keep_bias)
+    return ppo
 
 
 def _divisor(rollout: int, batch_size: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from trainpilot.agents.controller import Decision, Explanation, View
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.observation import Observation, feature_places
+from trainpilot.envs.optimizers import KEEP
 from trainpilot.envs.single import observation_space
 
 
@@ -95,6 +96,26 @@ def make_policy(actions: ActionSpec, hidden: Sequence[int]) -> ActorCriticPolicy
     )
 
 
+def prefer_keeping(policy: ActorCriticPolicy, actions: ActionSpec, bias: float) -> None:
+    """Let a new policy begin by mostly leaving things as they are.
+
+    A policy that draws every choice as often as any other changes so much in a run that what a
+    single change is worth drowns; most of all that of a switch of the optimizer.
+
+    Args:
+        policy: untrained; its heads are the outputs of its last layer, one after the other.
+        actions: what it chooses among.
+        bias: added to the logit of each head's choice that changes nothing: with `n` choices that
+            has the probability `exp(bias) / (exp(bias) + n - 1)`.
+    """
+    place, logits = 0, cast("torch.nn.Linear", policy.action_net).bias
+    with torch.no_grad():
+        for head in actions.heads:
+            if head.keep_place is not None:
+                logits[place + head.keep_place] += bias
+            place += len(head.choices)
+
+
 class PolicyController:
     """A learned policy as a controller.
 
@@ -138,6 +159,7 @@ class PolicyController:
             for head in self.actions.heads
             if head.name == "optimizer"
             for name in head.choices
+            if name != KEEP
         ]
 
     def fingerprint(self) -> str:

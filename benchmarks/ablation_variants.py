@@ -30,6 +30,9 @@ _ALL_ACTIONS = [
     f"env.actions.gradient_clip={_STEPS}", f"env.actions.batch_size={_STEPS}",
     "env.bounds.batch_size_high=8",
 ]  # fmt: skip
+#: A policy that begins by mostly leaving all as it is.
+_KEEPING = ["agent.keep_bias=2"]
+_MAY_KEEP = ["env.actions.optimizers=[keep,sgd,adam,rmsprop]", *_KEEPING]
 _RATIOS = ("loss", "train_loss", "gradient", "parameter")
 
 
@@ -53,6 +56,10 @@ STUDIES: dict[str, dict[str, list[str]]] = {
         "rate and gradient clip": [*_RATE, _ALL_ACTIONS[2]],
         "rate and batch size": [*_RATE, *_ALL_ACTIONS[3:]],
         "all": _ALL_ACTIONS,
+        "rate, begun by keeping": [*_RATE, *_KEEPING],
+        "optimizer, begun by keeping": ["env.actions.learning_rate=[]", *_MAY_KEEP],
+        "rate and optimizer, begun by keeping": _MAY_KEEP,
+        "all, begun by keeping": [*_ALL_ACTIONS, *_MAY_KEEP],
     },
     "guard": {
         "ends what diverges": _RATE,

@@ -17,7 +17,7 @@ from trainpilot.envs.hyperparameters import (
     Hyperparameters,
     IntArray,
 )
-from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
+from trainpilot.envs.optimizers import KEEP, LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.inner_tasks.errors import TrainpilotError
 
 #: What a weight decay of 0 becomes when it is raised.
@@ -44,11 +44,37 @@ class Head(NamedTuple):
 
     Attributes:
         name: the hyperparameter.
-        choices: factors of it (of one minus it, for the momentum), or optimizer names.
+        choices: factors of it (of one minus it, for the momentum), or optimizer names, of which
+            one may be `KEEP`.
     """
 
     name: str
     choices: tuple[float, ...] | tuple[str, ...]
+
+    @property
+    def keep_place(self) -> int | None:
+        """The place of the choice that changes nothing, `KEEP` or the factor 1; None without it."""
+        same: float | str = KEEP if self.name == "optimizer" else 1.0
+        return list(self.choices).index(same) if same in self.choices else None
+
+    def least_change(self, current: Hyperparameters) -> IntArray:
+        """The place of the choice of each run that changes least, `(n_runs,)`.
+
+        Args:
+            current: of each run.
+        """
+        if self.keep_place is not None:
+            return np.full(current.n_runs, self.keep_place)
+        if self.name == "optimizer":
+            return np.asarray((self.optimizers == current.optimizer[:, None]).argmax(1))
+        distance = np.abs(np.log(np.array(self.choices, dtype=np.float64)))
+        return np.full(current.n_runs, distance.argmin())
+
+    @property
+    def optimizers(self) -> IntArray:
+        """Indices of the optimizers that are the choices, -1 for `KEEP`."""
+        names = [str(choice) for choice in self.choices]
+        return np.array([-1 if name == KEEP else optimizer_index(name) for name in names])
 
 
 class ActionSpec:
@@ -122,8 +148,7 @@ class ActionSpec:
             parts = np.split(action, action.shape[1], axis=1)
         for head, part in zip(self.heads, parts, strict=True):
             if head.name == "optimizer":
-                indices = np.array([optimizer_index(str(name)) for name in head.choices])
-                yield indices[part.argmax(1) if self.continuous else part[:, 0]]
+                yield head.optimizers[part.argmax(1) if self.continuous else part[:, 0]]
             else:
                 factors = np.array(head.choices, dtype=np.float64)
                 yield _between(factors, part[:, 0]) if self.continuous else factors[part[:, 0]]
@@ -165,7 +190,8 @@ def _between(factors: FloatArray, place: FloatArray) -> FloatArray:
     return np.asarray(np.exp(np.where(place < 0, -place * lowest, place * highest)))
 
 
-def _switched(current: Hyperparameters, optimizer: IntArray) -> Hyperparameters:
+def _switched(current: Hyperparameters, wanted: IntArray) -> Hyperparameters:
+    optimizer = np.where(wanted < 0, current.optimizer, wanted)
     # Rate times decay is what shrinks the weights: the decay goes the other way.
     scale = _scale(optimizer) / _scale(current.optimizer)
     return replace(

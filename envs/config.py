@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES, menu, optimizer_index
+from trainpilot.envs.optimizers import KEEP, OPTIMIZER_NAMES, menu, optimizer_index
 from trainpilot.inner_tasks.errors import require, unknown
 
 #: Hyperparameters that a policy changes by factors.
@@ -71,7 +71,7 @@ class ActionConfig:
         gradient_clip: factors of the largest gradient norm, each > 0.
         batch_size: factors of the batch size, each > 0; needs `BoundsConfig.batch_size_high`
             above `batch_size_low`.
-        optimizers: names to choose among.
+        optimizers: names to choose among; "keep" for the one that is in use.
         continuous: actions are numbers (`Box`) between the smallest and the largest factor,
             not choices (`MultiDiscrete`); for algorithms that want them.
     """
@@ -232,7 +232,8 @@ class EnvConfig:
         _validate_start(self.start)
         _validate_actions(self.actions)
         allowed = menu(self.optimizers)
-        wanted = [*self.start.optimizers, *self.actions.optimizers]
+        named = [name for name in self.actions.optimizers if name != KEEP]
+        wanted = [*self.start.optimizers, *named]
         for name in wanted:
             require(
                 optimizer_index(name) in allowed,
@@ -321,7 +322,13 @@ def _validate_actions(actions: ActionConfig) -> None:
             factors,
         )
     for name in actions.optimizers:
-        optimizer_index(name)
+        if name != KEEP:
+            optimizer_index(name)
+    require(
+        set(actions.optimizers) != {KEEP},
+        f"env.actions.optimizers must name an optimizer beside '{KEEP}'",
+        actions.optimizers,
+    )
     require(
         any(getattr(actions, name) for name in (*FACTOR_HEADS, "optimizers")),
         "env.actions must leave at least one hyperparameter to control",

@@ -149,6 +149,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
 #: Weight decay is decoupled for every optimizer, which makes these two one.
 ALIASES = {"adamw": "adam"}
 
+#: Among the optimizers that a policy chooses from, the one that is in use.
+KEEP = "keep"
+
 #: Names in the order of the indices that stand for them in arrays.
 OPTIMIZER_NAMES = list(OPTIMIZERS)
 LEARNING_RATE_SCALES = [rule.learning_rate_scale for rule in OPTIMIZERS.values()]
@@ -171,8 +174,9 @@ def register_optimizer(name: str, rule: Optimizer) -> None:
     """
     taken = OPTIMIZERS.get(name)
     require(
-        taken in (None, rule) and name not in ALIASES,
-        f"an optimizer needs a name of its own, other than {', '.join([*OPTIMIZERS, *ALIASES])}",
+        taken in (None, rule) and name not in (*ALIASES, KEEP),
+        "an optimizer needs a name of its own, other than "
+        + ", ".join([*OPTIMIZERS, *ALIASES, KEEP]),
         name,
     )
     if taken is None:

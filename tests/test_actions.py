@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainpilot.envs.actions import ActionSpec, clamp, relative_learning_rate
+from trainpilot.envs.actions import ActionSpec, Head, clamp, relative_learning_rate
 from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
@@ -79,6 +79,33 @@ def test_a_switch_keeps_the_size_of_the_update():
     assert sgd.learning_rate[0] == pytest.approx(0.03)
     back = spec.apply(sgd, np.array([[2, OPTIMIZER_NAMES.index("adam")]]))
     assert back.learning_rate[0] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_to_keep_the_optimizer_is_a_choice_of_its_own(continuous):
+    config = ActionConfig(optimizers=["sgd", "keep", "rmsprop"], continuous=continuous)
+    spec = ActionSpec(config)
+    start = Hyperparameters.full(3, learning_rate=1e-3, weight_decay=0.1)
+    # Lion is none of the choices.
+    start.optimizer[:] = [OPTIMIZER_NAMES.index(name) for name in ("sgd", "lion", "rmsprop")]
+    keep = np.array([[0, 0, 1, 0]] * 3, dtype=np.float32) if continuous else np.array([[2, 1]] * 3)
+    after = spec.apply(start, keep)
+    for name in ("optimizer", "learning_rate", "weight_decay"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(start, name))
+    switch = np.array([[0, 0, 0, 1]] * 3, dtype=np.float32) if continuous else [[2, 2]] * 3
+    switched = spec.apply(start, np.array(switch))
+    assert (switched.optimizer == OPTIMIZER_NAMES.index("rmsprop")).all()
+
+
+def test_the_choice_that_changes_nothing_is_known():
+    rate, optimizer = ActionSpec(ActionConfig(optimizers=["sgd", "adam", "keep"])).heads
+    assert (rate.keep_place, optimizer.keep_place) == (2, 2)
+    (without,) = ActionSpec(ActionConfig(learning_rate=[], optimizers=["sgd", "adam"])).heads
+    assert without.keep_place is None
+    start = Hyperparameters.full(2, optimizer="adam")
+    assert optimizer.least_change(start).tolist() == [2, 2]
+    assert without.least_change(start).tolist() == [1, 1]
+    assert Head("learning_rate", (0.3, 0.9, 2.0)).least_change(start).tolist() == [1, 1]
 
 
 def test_a_switch_keeps_the_decay_of_the_weights():

@@ -213,6 +213,7 @@ def test_vector_seed_is_that_of_the_next_reset(moons):
         ({"start": StartConfig(["adam"], 1e-2, 1e-3)}, "0 < learning_rate_low <="),
         ({"actions": ActionConfig(learning_rate=[0.0])}, "factors above 0; given"),
         ({"actions": ActionConfig(learning_rate=[], optimizers=[])}, "at least one hyperparameter"),
+        ({"actions": ActionConfig(optimizers=["keep"])}, "must name an optimizer beside 'keep'"),
         ({"guard": GuardConfig(max_loss_ratio=1.0)}, "max_loss_ratio must be above 1; given: 1.0"),
         ({"guard": GuardConfig(max_gradient_ratio=0.5)}, "max_gradient_ratio must be above 1"),
         ({"guard": GuardConfig("retry")}, "must be 'end' or 'roll_back'; given: retry"),

@@ -21,6 +21,8 @@ from trainpilot.agents.meta_training import (
     make_groups,
     resume_agent,
 )
+from trainpilot.agents.policy_file import load_policy, save_policy
+from trainpilot.agents.rollout import roll_out
 from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
 from trainpilot.envs.interventions import Reason
 from trainpilot.inner_tasks import TrainpilotError
@@ -204,6 +206,39 @@ def test_references_that_are_known_are_not_measured_again(moons, monkeypatch):
     assert again.groups[0].references[0] == groups.groups[0].references[0] == references["moons"]
 
 
+def test_a_new_policy_begins_by_keeping_what_is_set(moons):
+    env, agent_config = configs(keep_bias=2.0)
+    env.actions = ActionConfig(optimizers=["keep", "sgd"], momentum=[0.5, 2.0])
+    groups, _ = make_groups([moons], env, agent_config, {})
+    policy = make_agent(groups, agent_config, seed=0).policy
+    observation = torch.zeros(1, *policy.observation_space.shape)
+    heads = policy.get_distribution(observation).distribution
+    found = [head.probs[0].tolist() for head in heads]
+    e = np.exp(2.0)
+    rate = [1 / (e + 4)] * 2 + [e / (e + 4)] + [1 / (e + 4)] * 2
+    # No factor of the momentum is 1: it has none to prefer.
+    expected = {
+        "learning_rate": rate,
+        "momentum": [0.5, 0.5],
+        "optimizer": [e / (e + 1), 1 / (e + 1)],
+    }
+    for head, probabilities in zip(groups.actions.heads, found, strict=True):
+        assert probabilities == pytest.approx(expected[head.name], abs=0.01)
+
+
+def test_a_policy_that_may_keep_its_optimizer_learns_and_decides(moons, tmp_path):
+    env, agent_config = configs(keep_bias=1.0)
+    env.actions = ActionConfig(optimizers=["keep", "sgd", "rmsprop"])
+    groups, agent = train([moons], tmp_path, agent_config, env)
+    file = tmp_path / "policy.safetensors"
+    save_policy(file, agent.policy, groups.actions, agent_config.hidden, [], {})
+    policy = load_policy(str(file))
+    assert policy.optimizers == ["sgd", "rmsprop"]
+    (run, *_) = roll_out(moons, {"policy": policy}, [0, 1], env).runs
+    names = ["sgd", "adam", "rmsprop", "nesterov", "lion"]
+    assert all(record["optimizer"] in names for record in run.decisions)
+
+
 def test_mini_batches_divide_a_rollout():
     assert _divisor(3600, 720) == 720
     assert _divisor(3600, 700) == 600
@@ -219,6 +254,7 @@ def test_mini_batches_divide_a_rollout():
         ({"learning_rate": 0.0}, "agent.learning_rate must be above 0; given: 0.0"),
         ({"learning_rate": float("inf")}, "agent.learning_rate must be finite; given: inf"),
         ({"gamma": 1.5}, r"agent.gamma must lie in \(0, 1\]; given: 1.5"),
+        ({"keep_bias": -1.0}, "agent.keep_bias must be at least 0; given: -1.0"),
         ({"n_workers": -1}, "agent.n_workers must be at least 0; given: -1"),
         ({"hidden": [0]}, r"agent.hidden must hold widths of at least 1; given: \[0\]"),
     ],

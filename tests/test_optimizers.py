@@ -89,6 +89,6 @@ def test_an_optimizer_of_ones_own_follows_its_closed_form(compiled, signs, quadr
 def test_a_name_is_one_optimizers(signs):
     register_optimizer("signs", signs)
     assert OPTIMIZER_NAMES.count("signs") == 1
-    for name in ("signs", "sgd", "adamw"):
+    for name in ("signs", "sgd", "adamw", "keep"):
         with pytest.raises(TrainpilotError, match=f"name of its own, other .* given: {name}"):
             register_optimizer(name, signs._replace(learning_rate_scale=2.0))

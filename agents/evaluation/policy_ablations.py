@@ -13,8 +13,8 @@ from trainpilot.agents.controller import Controller, Decision, View
 from trainpilot.agents.evaluation.contenders import Contender
 from trainpilot.agents.policy import PolicyController
 from trainpilot.agents.run import Run
-from trainpilot.envs.actions import ActionSpec, Head
-from trainpilot.envs.hyperparameters import Hyperparameters, IntArray
+from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES, optimizer_index
 
 
@@ -94,18 +94,9 @@ class Restricted:
         for place, head in enumerate(self._policy.actions.heads):
             later = view.decision > 0 and head.name in self._first_only
             if head.name not in self._heeded or later:
-                action[:, place] = _no_change(head, view.hyperparameters)
+                action[:, place] = head.least_change(view.hyperparameters)
         wanted = self._policy.actions.apply(view.hyperparameters, action)
         return Decision(wanted, why._replace(action=action))
-
-
-def _no_change(head: Head, current: Hyperparameters) -> IntArray:
-    """The choice of each run that changes least."""
-    if head.name == "optimizer":
-        own = np.array([optimizer_index(str(name)) for name in head.choices])
-        return np.asarray((own == current.optimizer[:, None]).argmax(1))
-    distance = np.abs(np.log(np.array(head.choices, dtype=np.float64)))
-    return np.full(current.n_runs, distance.argmin())
 
 
 def parts_of(name: str, policy: PolicyController) -> list[Contender]:
