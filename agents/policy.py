@@ -99,8 +99,8 @@ def make_policy(actions: ActionSpec, hidden: Sequence[int]) -> ActorCriticPolicy
 def prefer_keeping(policy: ActorCriticPolicy, actions: ActionSpec, bias: float) -> None:
     """Let a new policy begin by mostly leaving things as they are.
 
-    A policy that draws every choice as often as any other changes so much in a run that what a
-    single change is worth drowns; most of all that of a switch of the optimizer.
+    A policy that draws every choice as often as any other switches the optimizer in most
+    decisions, and what a single switch is worth drowns (docs/control.md has what this helps).
 
     Args:
         policy: untrained; its heads are the outputs of its last layer, one after the other.

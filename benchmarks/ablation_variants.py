@@ -60,6 +60,10 @@ STUDIES: dict[str, dict[str, list[str]]] = {
         "optimizer, begun by keeping": ["env.actions.learning_rate=[]", *_MAY_KEEP],
         "rate and optimizer, begun by keeping": _MAY_KEEP,
         "all, begun by keeping": [*_ALL_ACTIONS, *_MAY_KEEP],
+        "rate and Adam or RMSProp": ["env.actions.optimizers=[adam,rmsprop]"],
+        "rate and Adam or RMSProp, begun by keeping": [
+            "env.actions.optimizers=[keep,adam,rmsprop]", *_KEEPING
+        ],
     },
     "guard": {
         "ends what diverges": _RATE,

@@ -325,8 +325,8 @@ def _validate_actions(actions: ActionConfig) -> None:
         if name != KEEP:
             optimizer_index(name)
     require(
-        set(actions.optimizers) != {KEEP},
-        f"env.actions.optimizers must name an optimizer beside '{KEEP}'",
+        set(actions.optimizers) != {KEEP} and actions.optimizers.count(KEEP) <= 1,
+        f"env.actions.optimizers must name '{KEEP}' once at most, and an optimizer beside it",
         actions.optimizers,
     )
     require(

@@ -125,7 +125,6 @@ def test_a_momentum_set_for_one_group_is_its_own_and_for_all_the_run_s(net):
     # The one group that the run leads is the run.
     other["momentum"] = 0.7
     train(net, optimizer, stream[15:16])
-    optimizer.param_groups[0]["lr"] *= 1.0
     train(net, optimizer, stream[16:21])
     assert optimizer.decisions[-1]["momentum_before"] == 0.7
     one["momentum"] = other["momentum"] = 0.6
@@ -143,9 +142,30 @@ def test_a_momentum_that_all_groups_share_is_the_run_s(net):
     optimizer.param_groups[0]["momentum"] = 0.6
     train(net, optimizer, batches(10))
     assert optimizer.decisions[-1]["momentum_before"] == 0.6
-    state = copy.deepcopy(optimizer.state_dict())
-    optimizer.load_state_dict(state)
-    assert [group["momentum"] for group in optimizer.param_groups] == [0.6, 0.5]
+    twin = Net()
+    twin.load_state_dict(net.state_dict())
+    again = Pilot.load().attach(twin, 90, params=[{"params": twin.parameters()}], optimizer="sgd")
+    again.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(twin, again, batches(10))
+    assert [group["momentum"] for group in again.param_groups] == [0.6, 0.5]
+
+
+def test_a_momentum_that_passes_another_group_s_own_leaves_it_alone(net):
+    groups = [
+        {"params": net.first.parameters(), "momentum": 0.9},
+        {"params": net.last.parameters()},
+    ]
+    pilot = Pilot(Constant("sgd", 0.01, momentum=0.7))
+    optimizer = pilot.attach(net, 90, decisions=9, params=groups, optimizer="sgd", momentum=0.5)
+    own, led = optimizer.param_groups
+    stream = list(batches(90))
+    for number, momentum in enumerate((0.85, 0.9, 0.95)):
+        train(net, optimizer, stream[number : number + 1])
+        led["momentum"] = momentum
+    train(net, optimizer, stream[3:11])
+    assert optimizer.decisions[1]["momentum_before"] == 0.95
+    assert (own["momentum"], led["momentum"]) == (0.9, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +173,10 @@ def test_a_momentum_that_all_groups_share_is_the_run_s(net):
     [
         ({"betas": (0.8, 0.99)}, r"a momentum of its own.*given: betas \(0.8, 0.99\)"),
         ({"momentum": 1.5}, r"momentum of a group must lie in \[0, 1\); given: 1.5"),
-        ({"momentum": "high"}, r"must lie in \[0, 1\); given: high"),
+        (
+            {"momentum": "high"},
+            "momentum of a group must be a number; it failed with: could not convert",
+        ),
     ],
 )
 def test_a_momentum_that_cannot_be_kept_is_refused(own, message, net):

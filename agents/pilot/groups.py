@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from trainpilot.envs.hyperparameters import Hyperparameters
-from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.errors import TrainpilotError, explaining, require
 
 
 def parameter_groups(
@@ -82,19 +82,17 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
     Raises:
         TrainpilotError: if the group has betas, or a momentum out of range.
     """
-    if "betas" in group:
+    if group.get("betas") is not None:
         raise TrainpilotError(
             "a group of a pilot may have a momentum of its own, Adam's beta1, and beta2 is 0.999 "
             f"for all; given: betas {group['betas']}"
         )
     rate, decay = float(start.learning_rate[0]), float(start.weight_decay[0])
     momentum = float(start.momentum[0])
-    own_momentum = group.get("momentum", momentum)
-    require(
-        isinstance(own_momentum, int | float) and 0 <= own_momentum < 1,
-        "the momentum of a group must lie in [0, 1)",
-        own_momentum,
-    )
+    given = group.get("momentum", momentum)
+    with explaining("the momentum of a group must be a number"):
+        own_momentum = float(given)
+    require(0 <= own_momentum < 1, "the momentum of a group must lie in [0, 1)", given)
     own_rate, own_decay = group.get("lr", rate), group.get("weight_decay", decay)
     multiplier: float | None
     if "weight_decay" not in group:
@@ -172,10 +170,9 @@ class GroupSettings:
         for group, (_, decay, _) in pairs:
             if group["weight_decay"] != decay:
                 group["weight_decay_multiplier"] = None
-        if any(group["momentum"] != momentum for group, (_, _, momentum) in pairs):
-            momentum = self._take_momenta()
-            if momentum is not None and momentum != settings.momentum[0]:
-                taken["momentum"] = momentum
+        momentum = self._take_momenta()
+        if momentum is not None and momentum != settings.momentum[0]:
+            taken["momentum"] = momentum
         if any(group["lr"] != rate for group, (rate, _, _) in pairs):
             rate = self._common_rate(factor)
             if rate is None:
@@ -187,15 +184,18 @@ class GroupSettings:
 
     def _take_momenta(self) -> float | None:
         """The run's momentum; None where groups that it led were set apart from each other."""
+        before = [momentum for _, _, momentum in self._written]
+        changed = [g["momentum"] != was for g, was in zip(self._groups, before, strict=True)]
         shared = _common([group["momentum"] for group in self._groups])
-        if shared is not None:
+        # One that was left alone and happens to be equal keeps its own.
+        if shared is not None and all(changed):
             for group in self._groups:
                 group["own_momentum"] = False
             return shared
         led = _common([g["momentum"] for g in self._groups if not g["own_momentum"]])
         if led is None:
-            for group, (_, _, before) in zip(self._groups, self._written, strict=True):
-                group["own_momentum"] |= group["momentum"] != before
+            for group, was_set in zip(self._groups, changed, strict=True):
+                group["own_momentum"] |= was_set
         return led
 
     def _common_rate(self, factor: float) -> float | None:

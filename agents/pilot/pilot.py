@@ -94,8 +94,9 @@ class Pilot:
             total_steps: calls of `step` in the whole training (default: not known; the policy
                 then decides every `decide_every` steps and does not know its horizon).
             params: parameters, or groups of them with learning rates and weight decays of their
-                own, whose ratios are kept, and momenta of their own, which stay (default: those
-                of the model that need gradients).
+                own, whose ratios are kept, and momenta, which stay where they differ, and are
+                what the run begins with where all are alike (default: those of the model that
+                need gradients).
             lr: learning rate to begin with, > 0.
             optimizer: to begin with.
             weight_decay: decoupled, to begin with, >= 0.

@@ -100,6 +100,8 @@ class TrainingRun:
         self._controller = controller
         self._clock = clock
         self._bounds = bounds
+        #: The lowest rate that somebody else has set, where that was below the bound.
+        self._lowest_taken = float("inf")
         self._guard_config = guard
         self._seed = seed
         self._guard = Guard(guard, 1)
@@ -131,7 +133,7 @@ class TrainingRun:
         )
         decided = self._controller.decide(view)
         used, rates, clamped = bound(
-            decided.hyperparameters, decided.learning_rate_factors, view.micro_batches, self._bounds
+            decided.hyperparameters, decided.learning_rate_factors, view.micro_batches, self._limits
         )
         self.factors = None if rates is None else rates[0] / used.learning_rate
         self._record(used, decided.explanation, clamped)
@@ -175,9 +177,13 @@ class TrainingRun:
             self.hyperparameters, **{name: np.array([value]) for name, value in values.items()}
         )
         # A rate that was set below the bound is not lifted to it: a warm-up would go on from there.
-        lowest = float(relative_learning_rate(self.hyperparameters)[0])
-        if lowest < self._bounds.learning_rate_low:
-            self._bounds = replace(self._bounds, learning_rate_low=lowest)
+        rate = float(relative_learning_rate(self.hyperparameters)[0])
+        self._lowest_taken = min(self._lowest_taken, rate)
+
+    @property
+    def _limits(self) -> BoundsConfig:
+        lowest = min(self._bounds.learning_rate_low, self._lowest_taken)
+        return replace(self._bounds, learning_rate_low=lowest)
 
     def judge(self, measured: Measured) -> Judgement:
         """Look at the steps since the last decision, and let the guard judge them.
@@ -204,7 +210,7 @@ class TrainingRun:
             lowered = replace(
                 self.hyperparameters, learning_rate=decided_rate * self._guard_config.shrink
             )
-            self.hyperparameters = clamp(lowered, self._bounds)
+            self.hyperparameters = clamp(lowered, self._limits)
             self.valid = self._good_valid
         elif found.sound.all():
             self._good_valid = self.valid
@@ -247,7 +253,7 @@ class TrainingRun:
             "decision": self.decision,
             "hyperparameters": self.hyperparameters.row(0),
             "factors": None if self.factors is None else torch.from_numpy(self.factors.copy()),
-            "learning_rate_low": self._bounds.learning_rate_low,
+            "lowest_taken": self._lowest_taken,
             "valid": list(self.valid),
             "good_valid": list(self._good_valid),
             "train_loss": self._train_loss,
@@ -264,8 +270,7 @@ class TrainingRun:
         self.decision = state["decision"]
         self.hyperparameters = Hyperparameters.full(1, **state["hyperparameters"])
         self.factors = None if state["factors"] is None else state["factors"].cpu().numpy().copy()
-        lowest = min(self._bounds.learning_rate_low, state["learning_rate_low"])
-        self._bounds = replace(self._bounds, learning_rate_low=lowest)
+        self._lowest_taken = state["lowest_taken"]
         self.valid, self._good_valid = Valid(*state["valid"]), Valid(*state["good_valid"])
         self._train_loss = state["train_loss"]
         self._observer.load_state_dict(state["observer"])
