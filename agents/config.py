@@ -29,7 +29,7 @@ class SuiteConfig:
 class AgentConfig:
     """Stable-Baselines3 PPO (Schulman et al., arXiv 1707.06347).
 
-    A rollout is one inner run in every row:
+    A rollout is as many decisions as the longest inner run has, in every row:
     `rollout = runs_per_task * number of tasks * env.decisions` decisions.
 
     Attributes:
