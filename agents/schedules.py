@@ -41,8 +41,10 @@ class LearningRateSchedule(Constant, ABC):
 
     def decide(self, view: View) -> Decision:
         """The rate of the decision's first step, and what it is multiplied by in each."""
+        budget = view.decisions * view.micro_batches
         steps = view.decision * view.micro_batches + np.arange(view.micro_batches)
-        multipliers = self.multipliers(steps, view.decisions * view.micro_batches)
+        # A pilot that is told no length goes on after it: the last rate stays.
+        multipliers = self.multipliers(np.minimum(steps, budget - 1), budget)
         rate = self._fixed.learning_rate * multipliers[0] * view.guard_scale
         return Decision(
             replace(self._fixed, learning_rate=rate),

@@ -242,6 +242,20 @@ def test_without_a_length_it_decides_from_time_to_time(net):
     assert all(record["observation"][0] == 0 for record in optimizer.decisions)
 
 
+@pytest.mark.parametrize(
+    "make", [Pilot.load, lambda: Pilot.load(farthest=1e-3), lambda: Pilot(OneCycle("adam", 0.02))]
+)
+def test_without_a_length_it_goes_on_after_as_many_decisions_as_it_learned_with(make, net):
+    optimizer = make().attach(net, decide_every=10)
+    assert all(math.isfinite(loss) for loss in train(net, optimizer, batches(360)))
+    assert len(optimizer.decisions) == 37
+    rates = [record["learning_rate"] for record in optimizer.decisions]
+    assert all(0 < rate < 1 for rate in rates)
+    if make not in (Pilot.load,):
+        # The straight line stays where it is, and a schedule where it ended.
+        assert len(set(rates[30:])) == 1
+
+
 def test_where_the_policy_does_not_know_its_way_a_straight_line_decides(net):
     pilot = Pilot.load(farthest=1e-3)
     optimizer = pilot.attach(net, 60, decisions=6, lr=0.01)

@@ -42,7 +42,8 @@ class WithFallback:
         if why is None:
             return decision
         far = why.distance > self._threshold
-        left = view.decisions - view.decision
+        # Where the end is not known, the run may go on after as many decisions.
+        left = max(view.decisions - view.decision, 0)
         factor = np.where(view.observation[:, _HAS_BUDGET] > 0, left / (left + 1), 1.0)
         if view.decision == 0:
             factor = np.ones_like(factor)
