@@ -23,7 +23,8 @@ class View(NamedTuple):
             last decision, that of its first micro-batch.
         valid_loss: on the observed part of `valid`, `(n_runs,)`.
         decision: number of this decision, from 0; the same for all runs.
-        decisions: decisions in the budget.
+        decisions: decisions in the budget; where a pilot is told no length, as many as the policy
+            learned with, after which `decision` goes on.
         guard_scale: what the guard has multiplied the learning rate by in all, `(n_runs,)`;
             `hyperparameters` show it. A controller that does not start from those must heed
             it, or repeats what the guard has just undone (default: 1, nothing).

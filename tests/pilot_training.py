@@ -43,6 +43,20 @@ def train(model, optimizer, data):
     return losses
 
 
+def train_alike(ours, theirs, n_batches):
+    """Train a model under a pilot and its twin under torch; the weights must be the same."""
+    (model, pilot), (twin, optimizer) = ours, theirs
+    torch.manual_seed(5)
+    train(model, pilot, batches(n_batches))
+    torch.manual_seed(5)
+    for inputs, targets in batches(n_batches):
+        optimizer.zero_grad()
+        functional.cross_entropy(twin(inputs), targets).backward()
+        optimizer.step()
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def switching_policy():
     """An untrained policy that changes its mind, the optimizer's too."""
     torch.manual_seed(3)

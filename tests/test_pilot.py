@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.strategies import data, integers, sampled_from
-from pilot_training import Net, batches, switching_policy, train
+from pilot_training import Net, batches, switching_policy, train, train_alike
 from torch import nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
@@ -47,15 +47,7 @@ def test_a_constant_pilot_is_the_optimizer_of_torch(name, net):
     pilot = Pilot(Constant(name, 0.02, weight_decay=decay))
     ours = pilot.attach(net, 90, optimizer=name, lr=0.02, weight_decay=decay)
     theirs = TORCH[name](twin.parameters())
-    torch.manual_seed(5)
-    train(net, ours, batches(90))
-    torch.manual_seed(5)
-    for inputs, targets in batches(90):
-        theirs.zero_grad()
-        functional.cross_entropy(twin(inputs), targets).backward()
-        theirs.step()
-    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    train_alike((net, ours), (twin, theirs), 90)
 
 
 def test_a_run_of_any_length_makes_the_decisions_that_the_policy_learned_with(net):
@@ -251,7 +243,7 @@ def test_without_a_length_it_goes_on_after_as_many_decisions_as_it_learned_with(
     assert len(optimizer.decisions) == 37
     rates = [record["learning_rate"] for record in optimizer.decisions]
     assert all(0 < rate < 1 for rate in rates)
-    if make not in (Pilot.load,):
+    if make != Pilot.load:
         # The straight line stays where it is, and a schedule where it ended.
         assert len(set(rates[30:])) == 1
 

@@ -6,9 +6,8 @@ import copy
 
 import pytest
 import torch
-from pilot_training import Net, batches, switching_policy, train
+from pilot_training import Net, batches, switching_policy, train, train_alike
 from torch import nn
-from torch.nn import functional
 
 from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.heuristics import Constant
@@ -101,15 +100,7 @@ def test_a_momentum_of_a_group_s_own_is_torch_s(name, net):
         if name == "sgd"
         else torch.optim.Adam([{"params": own, "betas": (0.3, 0.999)}, {"params": rest}], 0.02)
     )
-    torch.manual_seed(5)
-    train(net, ours, batches(40))
-    torch.manual_seed(5)
-    for inputs, targets in batches(40):
-        theirs.zero_grad()
-        functional.cross_entropy(twin(inputs), targets).backward()
-        theirs.step()
-    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    train_alike((net, ours), (twin, theirs), 40)
 
 
 def test_a_momentum_set_for_one_group_is_its_own_and_for_all_the_run_s(net):
@@ -124,8 +115,7 @@ def test_a_momentum_set_for_one_group_is_its_own_and_for_all_the_run_s(net):
     assert optimizer.decisions[-1]["momentum_before"] == 0.9
     # The one group that the run leads is the run.
     other["momentum"] = 0.7
-    train(net, optimizer, stream[15:16])
-    train(net, optimizer, stream[16:21])
+    train(net, optimizer, stream[15:21])
     assert optimizer.decisions[-1]["momentum_before"] == 0.7
     one["momentum"] = other["momentum"] = 0.6
     train(net, optimizer, stream[21:31])
