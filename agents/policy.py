@@ -179,7 +179,7 @@ class PolicyController:
     def explain(self, view: View) -> Explanation:
         """What the policy would choose, and why."""
         with torch.no_grad():
-            observation = torch.tensor(view.observation)
+            observation = torch.tensor(view.observation, device=self._normaliser.mean.device)
             observation[:, self._hidden] = 0
             distribution = self._policy.get_distribution(observation)
             value = self._policy.predict_values(observation)

@@ -7,6 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -15,7 +16,7 @@ from trainpilot.agents.files import atomic_path
 from trainpilot.agents.policy import PolicyController, make_policy
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.observation import FEATURE_NAMES, SCHEMA_VERSION, schema_hash
-from trainpilot.inner_tasks.errors import TrainpilotError
+from trainpilot.inner_tasks.errors import TrainpilotError, require
 
 FORMAT = "trainpilot-policy"
 FORMAT_VERSION = 1
@@ -58,7 +59,7 @@ def save_policy(
         save_file(state, temporary, {"trainpilot": json.dumps(metadata)})
 
 
-def load_policy(policy: str = "default", deterministic: bool = True) -> PolicyController:
+def load_policy(policy: str | Path = "default", deterministic: bool = True) -> PolicyController:
     """Load a policy as a controller.
 
     Args:
@@ -69,6 +70,11 @@ def load_policy(policy: str = "default", deterministic: bool = True) -> PolicyCo
         TrainpilotError: if the file is missing, cut short, not a policy, or made for another
             observation schema.
     """
+    require(
+        isinstance(policy, str | Path),
+        "policy must be 'default' or the path of a policy.safetensors",
+        repr(policy),
+    )
     if policy == "default":
         with as_file(files("trainpilot.agents") / "pretrained" / "default.safetensors") as path:
             return _load(path, deterministic)
@@ -121,7 +127,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def _load(path: Path, deterministic: bool) -> PolicyController:
     metadata = read_metadata(path)
     actions = ActionSpec.from_json(metadata["actions"])
-    networks = make_policy(actions, metadata["hidden"])
+    # Weights are drawn before the file's are taken: nobody's own draws may change by that. A
+    # policy decides on the CPU, whatever device new tensors go to.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        networks = make_policy(actions, metadata["hidden"])
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:

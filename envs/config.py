@@ -141,8 +141,10 @@ class GuardConfig:
     """When an inner run has gone wrong, and what is done about it.
 
     It has diverged when anything is not finite, or exceeds its start as many times as said
-    here. The last three count only where they do so in every micro-batch of a decision: a run
-    may come back from a peak by itself.
+    here; null for no such limit. The last three count only where they do so in every micro-batch
+    of a decision: a run may come back from a peak by itself. After a roll-back the start of these
+    three is the larger of what it was and what the restored weights give: where good weights give
+    a high loss, it is the data that has changed.
 
     Attributes:
         on_divergence: "roll_back" to the end of the last decision in which nothing exceeded
@@ -167,10 +169,10 @@ class GuardConfig:
     shrink: float = 0.3
     max_roll_backs: int = 3
     penalty: float = 0.2
-    max_loss_ratio: float = 100.0
-    max_train_loss_ratio: float = 100.0
-    max_gradient_ratio: float = 1e3
-    max_parameter_ratio: float = 1e4
+    max_loss_ratio: float | None = 100.0
+    max_train_loss_ratio: float | None = 100.0
+    max_gradient_ratio: float | None = 1e3
+    max_parameter_ratio: float | None = 1e4
     hopeless_share: float = 0.0
     hopeless_after: float = 0.5
 
@@ -242,7 +244,7 @@ class EnvConfig:
                 name,
             )
         bounds = self.bounds
-        _validate_bounds(bounds)
+        validate_bounds(bounds)
         # Or a policy would learn to set what the bounds hold where it is.
         require(
             not self.actions.batch_size or bounds.batch_size_low < bounds.batch_size_high,
@@ -260,7 +262,7 @@ class EnvConfig:
             share = getattr(self.observation, name)
             require(0 <= share <= 1, f"env.observation.{name} must lie in [0, 1]", share)
         _validate_reward(self.reward)
-        _validate_guard(self.guard)
+        validate_guard(self.guard)
 
 
 def check_finite(config: Any, name: str) -> None:
@@ -336,37 +338,59 @@ def _validate_actions(actions: ActionConfig) -> None:
     )
 
 
-def _validate_bounds(bounds: BoundsConfig) -> None:
+def validate_bounds(bounds: BoundsConfig, called: str = "env.bounds") -> None:
+    """Check every range.
+
+    Args:
+        bounds: to check.
+        called: what errors call them.
+
+    Raises:
+        TrainpilotError: naming the first that is none.
+    """
+    check_finite(bounds, called)
     smallest = {"weight_decay": 0.0, "momentum": 0.0, "batch_size": 1}
     for name in FACTOR_HEADS:
         low, high = getattr(bounds, f"{name}_low"), getattr(bounds, f"{name}_high")
         if name in smallest:
             least = smallest[name]
-            require(low >= least, f"env.bounds.{name}_low must be at least {least:g}", low)
+            require(low >= least, f"{called}.{name}_low must be at least {least:g}", low)
         else:
-            require(low > 0, f"env.bounds.{name}_low must be above 0", low)
+            require(low > 0, f"{called}.{name}_low must be above 0", low)
         require(
             high is None or low <= high,
-            f"env.bounds must hold {name}_low <= {name}_high",
+            f"{called} must hold {name}_low <= {name}_high",
             f"{low} and {high}",
         )
     momentum = bounds.momentum_high
-    require(momentum < 1, "env.bounds.momentum_high must be below 1", momentum)
+    require(momentum < 1, f"{called}.momentum_high must be below 1", momentum)
 
 
-def _validate_guard(guard: GuardConfig) -> None:
+def validate_guard(guard: GuardConfig, called: str = "env.guard") -> None:
+    """Check every field's range.
+
+    Args:
+        guard: to check.
+        called: what errors call it.
+
+    Raises:
+        TrainpilotError: naming the first field that is out of range.
+    """
+    check_finite(guard, called)
     require(
         guard.on_divergence in ("end", "roll_back"),
-        "env.guard.on_divergence must be 'end' or 'roll_back'",
+        f"{called}.on_divergence must be 'end' or 'roll_back'",
         guard.on_divergence,
     )
-    require(0 < guard.shrink < 1, "env.guard.shrink must lie in (0, 1)", guard.shrink)
+    require(0 < guard.shrink < 1, f"{called}.shrink must lie in (0, 1)", guard.shrink)
     for name in ("max_roll_backs", "penalty"):
         value = getattr(guard, name)
-        require(value >= 0, f"env.guard.{name} must be at least 0", value)
+        require(value >= 0, f"{called}.{name} must be at least 0", value)
     for name in ("loss", "train_loss", "gradient", "parameter"):
         ratio = getattr(guard, f"max_{name}_ratio")
-        require(ratio > 1, f"env.guard.max_{name}_ratio must be above 1", ratio)
+        require(
+            ratio is None or ratio > 1, f"{called}.max_{name}_ratio must be above 1, or null", ratio
+        )
     share, after = guard.hopeless_share, guard.hopeless_after
-    require(0 <= share < 1, "env.guard.hopeless_share must lie in [0, 1)", share)
-    require(0 < after <= 1, "env.guard.hopeless_after must lie in (0, 1]", after)
+    require(0 <= share < 1, f"{called}.hopeless_share must lie in [0, 1)", share)
+    require(0 < after <= 1, f"{called}.hopeless_after must lie in (0, 1]", after)

@@ -40,7 +40,8 @@ class Guard:
     """Says which runs have diverged and why, and counts how often each was rolled back.
 
     One number that is not finite is enough. What is finite is compared with the run's own
-    start: the valid loss at the initial weights, the rest at the first micro-batch.
+    start: the valid loss at the initial weights, the rest at the first micro-batch, or at the
+    first after a roll-back where that is more.
 
     Args:
         config: the thresholds.
@@ -55,6 +56,7 @@ class Guard:
         self.roll_backs: IntArray = np.zeros(n_runs, dtype=np.int64)
         self._valid_start = np.full(n_runs, np.nan)
         self._starts = np.full((3, n_runs), np.nan)
+        self._restored = np.zeros(n_runs, dtype=bool)
 
     def reset(self, rows: NDArray[np.bool_], valid_loss: FloatArray) -> None:
         """Runs begin anew in these rows.
@@ -66,6 +68,12 @@ class Guard:
         self.roll_backs[rows] = 0
         self._valid_start[rows] = valid_loss[rows]
         self._starts[:, rows] = np.nan
+        self._restored[rows] = False
+
+    @property
+    def wants_first(self) -> NDArray[np.bool_]:
+        """Runs whose next micro-batch says what later ones are compared with, `(n_runs,)`."""
+        return self._restored | ~_is_start(self._starts).all(0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that later judgements depend on."""
@@ -73,6 +81,7 @@ class Guard:
             "roll_backs": self.roll_backs,
             "valid_start": self._valid_start,
             "starts": self._starts,
+            "restored": self._restored,
         }
         return {name: torch.from_numpy(values.copy()) for name, values in arrays.items()}
 
@@ -85,9 +94,14 @@ class Guard:
         self.roll_backs = state["roll_backs"].cpu().numpy().copy()
         self._valid_start = state["valid_start"].cpu().numpy().copy()
         self._starts = state["starts"].cpu().numpy().copy()
+        self._restored = state["restored"].cpu().numpy().copy()
 
     def judge(
-        self, signals: Signals, valid_loss: FloatArray, outer_valid_loss: FloatArray
+        self,
+        signals: Signals,
+        valid_loss: FloatArray,
+        outer_valid_loss: FloatArray,
+        first: FloatArray | None = None,
     ) -> Findings:
         """What is wrong with each run after a decision.
 
@@ -95,18 +109,25 @@ class Guard:
             signals: of the decision's inner steps, `(n_runs, n_steps)` each.
             valid_loss: after them, `(n_runs,)`.
             outer_valid_loss: likewise.
+            first: train loss, gradient norm and parameter norm at the first micro-batch since the
+                last decision, `(3, n_runs)`, where `signals` are not of all (default: the first
+                of them).
         """
         watched = (signals.train_loss, signals.gradient_norm, signals.parameter_norm)
-        first = np.stack([signal[:, 0] for signal in watched])
-        self._starts = np.where(np.isnan(self._starts), first, self._starts)
+        if first is None:
+            first = np.stack([signal[:, 0] for signal in watched])
+        self._starts = np.where(_is_start(self._starts), self._starts, first)
+        # Good weights that give so much say that the data is another.
+        risen = self._restored & np.isfinite(first)
+        self._starts = np.where(risen, np.fmax(self._starts, first), self._starts)
+        self._restored[:] = False
         # The smallest of the decision: what comes back from a peak by itself has not diverged.
         lowest = _ratio(np.stack([signal.min(1) for signal in watched]), self._starts)
         valid = _ratio(valid_loss, self._valid_start)
         unknown = np.full_like(valid, np.nan)
         config = self._config
-        limits = np.array(
-            [config.max_train_loss_ratio, config.max_gradient_ratio, config.max_parameter_ratio]
-        )[:, None]
+        ratios = config.max_train_loss_ratio, config.max_gradient_ratio, config.max_parameter_ratio
+        limits = np.array([_limit(ratio) for ratio in ratios])[:, None]
         # In the order of the reasons; the update is NaN where there was none.
         findings = (
             (~np.isfinite(signals.train_loss).all(1), unknown),
@@ -115,7 +136,7 @@ class Guard:
             (np.isinf(signals.update_norm).any(1), unknown),
             (~np.isfinite(valid_loss), unknown),
             (~np.isfinite(outer_valid_loss), unknown),
-            (valid > config.max_loss_ratio, valid),
+            (valid > _limit(config.max_loss_ratio), valid),
             *zip(lowest > limits, lowest, strict=True),
         )
         holds = [found for found, _ in findings]
@@ -141,7 +162,17 @@ class Guard:
         allowed = self._config.on_divergence == "roll_back"
         chosen = wrong & (self.roll_backs < self._config.max_roll_backs) & allowed
         self.roll_backs = self.roll_backs + chosen
+        self._restored = self._restored | chosen
         return chosen
+
+
+def _limit(ratio: float | None) -> float:
+    return float("inf") if ratio is None else ratio
+
+
+def _is_start(starts: FloatArray) -> NDArray[np.bool_]:
+    """Which are something to compare with."""
+    return np.asarray(np.isfinite(starts) & (starts > 0))
 
 
 def _ratio(values: FloatArray, starts: FloatArray) -> FloatArray:

@@ -43,6 +43,15 @@ _TEXTS = {
 }
 
 
+#: Fields of `GuardConfig` that say from when on something has exploded.
+LIMITS = {
+    Reason.VALID_LOSS_EXPLODED: "max_loss_ratio",
+    Reason.TRAIN_LOSS_EXPLODED: "max_train_loss_ratio",
+    Reason.GRADIENT_EXPLODED: "max_gradient_ratio",
+    Reason.PARAMETERS_EXPLODED: "max_parameter_ratio",
+}
+
+
 class Interventions(NamedTuple):
     """What the guard did after a decision, `(n_runs,)` each.
 

@@ -135,6 +135,8 @@ def test_a_second_training_has_a_pilot_of_its_own():
     second = attach(accelerator, model, 40)
     train(accelerator, *accelerator.prepare(model, second, batches()), epochs=1)
     assert second.decisions == first.decisions
+    # What the accelerator says no longer goes to the first.
+    prepared[0](torch.zeros(2, 4)).sum().backward()
     with pytest.raises(TrainpilotError, match="needs the loss of the batch"):
         first.step()
 

@@ -144,3 +144,51 @@ def test_weights_after_a_peak_are_none_to_roll_back_to(changes):
     assert accumulating.sound.all()
     wrong = guard.judge(signals(), np.array([1e3, 1.0]), np.ones(2))
     assert wrong.sound.tolist() == [False, True]
+
+
+def test_good_weights_that_give_a_high_loss_are_a_new_start():
+    guard = Guard(GuardConfig(), 2)
+    guard.reset(np.ones(2, dtype=bool), np.ones(2))
+    guard.judge(signals(), np.ones(2), np.ones(2))
+    found = guard.judge(signals(train_loss=500), np.ones(2), np.ones(2))
+    assert found.reason.tolist() == [Reason.TRAIN_LOSS_EXPLODED, Reason.NONE]
+    assert guard.wants_first.tolist() == [False, False]
+    guard.roll_back(found.any)
+    assert guard.wants_first.tolist() == [True, False]
+    state = {name: value.clone() for name, value in guard.state_dict().items()}
+    for first, reason in ((500, Reason.NONE), (1, Reason.TRAIN_LOSS_EXPLODED)):
+        guard.load_state_dict(state)
+        later = guard.judge(signals(train_loss=[first, 600, 600]), np.ones(2), np.ones(2))
+        assert later.reason.tolist() == [Reason.NONE, Reason.NONE]  # for a moment, it was low
+        later = guard.judge(signals(train_loss=600), np.ones(2), np.ones(2))
+        assert later.reason.tolist() == [reason, Reason.NONE]
+    # Of both runs: the start of the other is what it was.
+    later = guard.judge(
+        signals(train_loss=600)._replace(train_loss=np.full((2, N_STEPS), 600.0)),
+        np.ones(2),
+        np.ones(2),
+    )
+    assert later.reason[1] == Reason.TRAIN_LOSS_EXPLODED
+
+
+def test_no_limit_is_never_exceeded():
+    config = GuardConfig(
+        max_loss_ratio=None,
+        max_train_loss_ratio=None,
+        max_gradient_ratio=None,
+        max_parameter_ratio=None,
+    )
+    for name in ("train_loss", "gradient_norm", "parameter_norm"):
+        assert judged(config, **{name: 1e300})[0] == Reason.NONE
+        assert judged(config, **{name: np.inf})[0] != Reason.NONE
+    assert judged(config, valid=1e300)[0] == Reason.NONE
+
+
+def test_a_start_of_zero_is_none():
+    guard = Guard(GuardConfig(), 2)
+    guard.reset(np.ones(2, dtype=bool), np.ones(2))
+    guard.judge(signals(train_loss=0), np.ones(2), np.ones(2))
+    assert guard.wants_first.tolist() == [True, False]
+    guard.judge(signals(train_loss=2), np.ones(2), np.ones(2))
+    found = guard.judge(signals(train_loss=300), np.ones(2), np.ones(2))
+    assert found.ratio[0] == 150

@@ -161,6 +161,17 @@ def test_a_batch_that_is_left_out_is_no_step(tmp_path):
     assert callback.optimizer.steps == 108
 
 
+def test_weights_are_averaged_and_batch_normalisation_passes_over_the_data_once_more(tmp_path):
+    averaging = import_module("lightning.pytorch.callbacks").StochasticWeightAveraging
+    module, callback = Module(), PilotCallback()
+    own = trainer([callback, averaging(1e-3, swa_epoch_start=1)], tmp_path, max_epochs=4)
+    with pytest.warns(UserWarning, match=r"after the total_steps .* 160: it keeps"):
+        own.fit(module, loader())
+    # 2026-11-23, lightning 2.6: in that pass it makes one step, under any optimizer.
+    assert callback.optimizer.steps == 161
+    assert torch.isfinite(module.net[1].running_mean).all()
+
+
 def test_groups_of_the_modules_own_optimizer_keep_their_ratios(tmp_path):
     def make(params):
         first, *rest = list(params)

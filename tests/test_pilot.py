@@ -14,11 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis.strategies import data, integers, sampled_from
 from pilot_training import Net, batches, switching_policy, train, train_alike
-from torch import nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
 
-from trainpilot import Pilot, TrainpilotError
+from trainpilot import Pilot
 from trainpilot.agents.controller import Decision
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.pilot.clock import Clock
@@ -310,37 +309,6 @@ def test_trainings_of_one_pilot_do_not_disturb_each_other(net):
             train(model, optimizer, [batch])
     one, other = (optimizer.decisions for optimizer in optimizers)
     assert one == other
-
-
-def test_bad_input_is_refused_in_a_sentence(net):
-    pilot = Pilot.load()
-    with pytest.raises(TrainpilotError, match="parameters that require gradients; given: ReLU"):
-        pilot.attach(nn.ReLU())
-    optimizer = pilot.attach(net, 60)
-    with pytest.raises(TrainpilotError, match="needs the loss of the batch"):
-        optimizer.step()
-    with pytest.raises(TrainpilotError, match=r"loss.backward\(\) comes before it"):
-        optimizer.step(loss=1.0)
-    functional.cross_entropy(net(torch.zeros(2, 4)), torch.tensor([0, 1])).backward()
-    with pytest.raises(TrainpilotError, match="one number; given: 3 of them"):
-        optimizer.step(loss=torch.ones(3))
-    with pytest.raises(TrainpilotError, match="state of a pilot's optimizer; given"):
-        optimizer.load_state_dict(torch.optim.Adam(net.parameters()).state_dict())
-    with pytest.raises(TrainpilotError, match="total_steps must be at least 1; given: 0"):
-        pilot.attach(net, 0)
-    with pytest.raises(TrainpilotError, match="snapshot must be 'beside', 'cpu' or None; given"):
-        pilot.attach(net, 60, snapshot="disk")
-    with pytest.raises(TrainpilotError, match="trains real parameters; given: complex ones"):
-        pilot.attach(nn.Linear(2, 2, dtype=torch.complex64))
-    with pytest.raises(TrainpilotError, match="not copied or pickled"):
-        copy.deepcopy(optimizer)
-    state = pilot.attach(net, 60).state_dict()
-    with pytest.raises(TrainpilotError, match="same shapes; given: other shapes"):
-        pilot.attach(nn.Linear(4, 3), 60).load_state_dict(state)
-    with pytest.raises(TrainpilotError, match=r"total_steps, .* that it began with, \[60, 30, 10"):
-        pilot.attach(net, 90).load_state_dict(state)
-    with pytest.raises(TrainpilotError, match="farthest must be above 0"):
-        Pilot.load(farthest=0)
 
 
 def test_the_loop_of_the_readme_trains(net):

@@ -46,6 +46,57 @@ def test_a_validation_loss_that_explodes_is_seen_though_it_came_late(net):
     assert "valid loss is 2e+12 times its start" in optimizer.decisions[2]["intervention"]
 
 
+@pytest.mark.parametrize("late", ["required", "given a gradient"])
+def test_what_moves_from_the_midst_of_an_interval_on_goes_back_too(late, net):
+    net.first.requires_grad_(False)
+    optimizer = Pilot(Constant("adam", 1e-2)).attach(net, 90, decisions=9, params=net.parameters())
+    stream = list(batches(90))
+    train(net, optimizer, stream[:15])
+    kept = net.first.weight.clone()
+    net.first.requires_grad_(late == "required")
+    for inputs, targets in [stream[15], (stream[16][0] * math.nan, stream[16][1]), *stream[17:20]]:
+        if late != "required":
+            net.first.weight.grad = torch.full_like(kept, math.nan)
+            net.last.weight.grad = torch.zeros_like(net.last.weight)
+            optimizer.step(loss=1.0)
+        else:
+            train(net, optimizer, [(inputs, targets)])
+    assert "rolled back" in optimizer.decisions[1]["intervention"]
+    assert torch.equal(net.first.weight, kept)
+
+
+def told(net, losses, **options):
+    """A training that is told these losses; what the guard did after each decision."""
+    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 3000, **options)
+    for loss in losses:
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step(loss=loss)
+    return [record["intervention"] for record in optimizer.decisions][:-1]
+
+
+def test_a_long_training_is_compared_with_its_very_first_step(net):
+    assert told(net, [50.0] + [1.0] * 99 + [200.0] * 100) == [None, None]
+    (_, text) = told(net, [1.0] * 100 + [200.0] * 100)
+    assert text.startswith("rolled back: train loss is 200 times its start")
+
+
+def test_a_loss_that_rises_with_the_data_is_no_divergence(net):
+    assert [text is None for text in told(net, [1e-6] * 100 + [1e-2] * 800)] == [
+        True,
+        False,
+        *[True] * 7,
+    ]
+    guard = GuardConfig(max_train_loss_ratio=None)
+    assert told(net, [1e-6] * 100 + [1e-2] * 800, guard=guard) == [None] * 9
+
+
+def test_what_ends_a_training_names_the_limit(net):
+    guard = GuardConfig(max_roll_backs=0, max_train_loss_ratio=50)
+    with pytest.raises(DivergedError, match=r"1e.04 times its start; the guard's max_train_"):
+        told(net, [1e-6] * 100 + [1e-2] * 100, guard=guard)
+
+
 @pytest.mark.parametrize("snapshot", ["beside", "cpu"])
 def test_what_explodes_goes_back_to_the_last_good_state(snapshot, net):
     optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9, snapshot=snapshot)

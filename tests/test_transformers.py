@@ -42,11 +42,13 @@ def trainer(folder, model=None, pilot_options=None, **how):
         "disable_tqdm": True, "logging_strategy": "no", "learning_rate": 1e-3,
         "weight_decay": 0.1, "max_grad_norm": 0.5,
     }  # fmt: skip
-    own = {name: how.pop(name) for name in ("monitor_accuracy", "compute_metrics") if name in how}
+    names = ("monitor", "monitor_accuracy", "compute_metrics", "eval_dataset")
+    own = {"eval_dataset": examples(16)}
+    own |= {name: how.pop(name) for name in names if name in how}
     args = transformers.TrainingArguments(folder, **{**defaults, **how})
     return PilotTrainer(
         language_model() if model is None else model, args, train_dataset=examples(),
-        eval_dataset=examples(16), pilot_options=pilot_options, **own,
+        pilot_options=pilot_options, **own,
     )  # fmt: skip
 
 
@@ -156,3 +158,19 @@ def test_what_a_pilot_cannot_do_is_refused_in_a_sentence(tmp_path):
     args = transformers.TrainingArguments(tmp_path, report_to="none", use_cpu=True)
     with pytest.raises(TrainpilotError, match="scheduler of its trainer; given: SGD"):
         PilotTrainer(model, args, optimizers=(optimizer, None))
+
+
+def test_a_metric_that_no_evaluation_gives_is_named(tmp_path):
+    how = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 2}
+    with pytest.raises(TrainpilotError, match=r"one of eval_loss, .*; given: loss$"):
+        trainer(tmp_path, monitor="loss", **how).train()
+    with pytest.raises(TrainpilotError, match=r"one of eval_loss, .*; given: eval_accuracy$"):
+        trainer(tmp_path, monitor_accuracy="eval_accuracy", **how).train()
+    sets = {"one": examples(16), "other": examples(32)}
+    several = trainer(tmp_path, eval_dataset=sets, monitor="eval_other_loss", **how)
+    several.train()
+    assert several.pilot_optimizer.decisions[-1]["valid_loss"] is not None
+    unsaid = trainer(tmp_path, eval_dataset=sets, **how)
+    with pytest.warns(UserWarning, match="is the validation loss.* eval_one_loss") as warned:
+        unsaid.train()
+    assert sum("validation loss" in str(one.message) for one in warned) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ class PilotTrainer(Trainer):
         pilot: or what `Pilot.load` takes (default: the policy that ships).
         pilot_options: arguments of `Pilot.attach`; `total_steps` is the Trainer's own where it is
             not given.
-        monitor: metric of an evaluation that is the validation loss.
+        monitor: metric of an evaluation that is the validation loss (default: "eval_loss", where
+            there is one).
         monitor_accuracy: metric, from `compute_metrics`, that is the accuracy, in [0, 1]
             (default: none).
         **kwargs: of `Trainer`.
@@ -44,7 +46,8 @@ class PilotTrainer(Trainer):
         pilot_optimizer: of the latest `train`.
 
     Raises:
-        TrainpilotError: if it is given an optimizer or a scheduler, or its parameters are sharded.
+        TrainpilotError: if it is given an optimizer or a scheduler, or its parameters are sharded;
+            in an evaluation, if what is monitored is not among its metrics.
     """
 
     pilot_optimizer: PilotOptimizer
@@ -54,7 +57,7 @@ class PilotTrainer(Trainer):
         *args: Any,
         pilot: Pilot | str = "default",
         pilot_options: dict[str, Any] | None = None,
-        monitor: str = "eval_loss",
+        monitor: str | None = None,
         monitor_accuracy: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -74,6 +77,7 @@ class PilotTrainer(Trainer):
         self._pilot_options = pilot_options or {}
         self._monitor = monitor
         self._monitor_accuracy = monitor_accuracy
+        self._said_unknown = False
         self.add_callback(_ForgetSkipped())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -123,10 +127,33 @@ class PilotTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The Trainer's; the pilot is told what it finds in the course of a training."""
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        if self.is_in_train and self._monitor in metrics:
-            accuracy = metrics.get(self._monitor_accuracy or "")
-            self.pilot_optimizer.observe(metrics[self._monitor], accuracy)
+        if self.is_in_train:
+            prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
+            self._tell(metrics, is_whole=prefix == "eval")
         return metrics
+
+    def _tell(self, metrics: dict[str, float], is_whole: bool) -> None:
+        """Tell the pilot; what an evaluation of one set of several lacks, another may have."""
+        loss = self._monitor or "eval_loss"
+        if loss in metrics:
+            accuracy = metrics.get(self._monitor_accuracy or "")
+            self.pilot_optimizer.observe(metrics[loss], accuracy)
+        if not is_whole:
+            return
+        for name in (self._monitor, self._monitor_accuracy):
+            require(
+                name is None or name in metrics,
+                "what a pilot monitors must be a metric of the evaluation, one of "
+                + ", ".join(metrics),
+                name,
+            )
+        if loss not in metrics and not self._said_unknown:
+            self._said_unknown = True
+            warnings.warn(
+                "a pilot's monitor must say which metric is the validation loss, or the pilot is "
+                f"told none; given: nothing, and an evaluation that gives {', '.join(metrics)}",
+                stacklevel=3,
+            )
 
 
 class _ForgetSkipped(TrainerCallback):

@@ -31,6 +31,10 @@ class WithFallback:
         self._policy = policy
         self._threshold = threshold
 
+    def fingerprint(self) -> str:
+        """All that its decisions depend on."""
+        return f"{self._policy.fingerprint()} up to {self._threshold}"
+
     def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
         """Get ready for new runs."""
         self._policy.begin(n_runs, actions, seed)

@@ -20,7 +20,7 @@ from trainpilot.agents.pilot.told import ToldOptimizer, scalar
 from trainpilot.agents.pilot.torch_optimizers import TorchOptimizers
 from trainpilot.agents.pilot.training_run import Measured, TrainingRun, Valid
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
-from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.errors import TrainpilotError, explaining, require
 
 
 class DivergedError(TrainpilotError):
@@ -73,6 +73,7 @@ class PilotOptimizer(ToldOptimizer):
         self._steps = self._updates = self._good_updates = 0
         self._updated: list[bool] = []
         self._corrections: list[float] = []
+        self._looked = False
         self._interval = clock.interval(0)
         self._begun = self._over = self._said_over = False
         self._ended: str | None = None
@@ -96,9 +97,12 @@ class PilotOptimizer(ToldOptimizer):
     ) -> Tensor | None:
         """Make a step, and from time to time a decision.
 
+        A step for which nothing has a gradient is none, as for torch's optimizers, but the first
+        of a training is refused.
+
         Args:
             closure: evaluates the model anew and returns the loss, as torch's optimizers take it;
-                None, without gradients, for a batch that is left out.
+                it may return None for a batch that is left out.
             loss: of the batch whose gradients the parameters have (default: what `observe` was
                 told, or else what the closure returned).
 
@@ -106,27 +110,32 @@ class PilotOptimizer(ToldOptimizer):
             What the closure returned.
 
         Raises:
-            TrainpilotError: without a loss.
+            TrainpilotError: without a loss that is one number, or with gradients that are sparse.
             DivergedError: if the training has diverged for good; where there is a snapshot, the
                 model is left as it was when all was well.
         """
         returned = None
         if closure is not None:
+            require(
+                callable(closure),
+                "a pilot's step takes a closure, or the loss by its name, step(loss=loss)",
+                f"a {type(closure).__name__}",
+            )
             with torch.enable_grad():
                 returned = closure()
         told = self._told.take_train()
         if loss is None:
             loss = returned if told is None else told
         if loss is None:
-            if closure is not None and not self._has_gradients():
-                return None
+            if (closure is not None or self._begun) and not self._has_gradients():
+                return returned
             raise TrainpilotError(
                 "a pilot's step needs the loss of the batch, optimizer.step(loss=loss), "
                 "optimizer.observe(train_loss=loss) before it, or a closure that returns it; "
                 "given: none"
             )
         with torch.no_grad():
-            self._step(loss)
+            self._step(scalar(loss))
         return returned
 
     def _step(self, loss: Tensor | float) -> None:
@@ -137,6 +146,8 @@ class PilotOptimizer(ToldOptimizer):
             self._next_decision()
         parameters = self._parameters
         if not self._has_gradients():
+            if self._begun:
+                return
             raise TrainpilotError(
                 "a pilot's step needs gradients, loss.backward() comes before it; given: "
                 "parameters without any"
@@ -144,11 +155,18 @@ class PilotOptimizer(ToldOptimizer):
         self._take_settings()
         if not self._begun:
             self._begin()
+        if self._snapshot is not None:
+            # What was frozen when it was made.
+            self._snapshot.extend([one for one in parameters if one.grad is not None])
         measured = self._interval.measured[len(self._updated)]
         if self._steps != measured:
+            is_first = self._steps == self._interval.first and not self._looked
+            if is_first and self._run.wants_first:
+                self._probe.look(loss, parameters)
+                self._looked = True
             self._update(parameters)
         else:
-            step = self._probe.begin(scalar(loss), parameters, self._optimizers.mean)
+            step = self._probe.begin(loss, parameters, self._optimizers.mean)
             updated = self._update(parameters)
             means = [self._optimizers.mean(parameter) for parameter in parameters]
             self._probe.end(step, [mean for mean in means if mean is not None])
@@ -164,7 +182,17 @@ class PilotOptimizer(ToldOptimizer):
             self._settings.write_rates(self._run.hyperparameters, self._factor())
 
     def _has_gradients(self) -> bool:
-        return any(parameter.grad is not None for parameter in self._parameters)
+        found = False
+        for parameter in self._parameters:
+            gradient = parameter.grad
+            if gradient is not None:
+                found = True
+                if gradient.layout != torch.strided:
+                    raise TrainpilotError(
+                        "a pilot needs gradients that are dense; given: one of layout "
+                        f"{gradient.layout}"
+                    )
+        return found
 
     def _begin(self) -> None:
         self._ask_valid()
@@ -202,8 +230,10 @@ class PilotOptimizer(ToldOptimizer):
         """Close the interval behind and decide on the next."""
         self._ask_valid()
         sums = self._agree(self._probe.take())
-        measured = Measured(sums, np.array(self._updated), np.array(self._corrections))
-        self._updated, self._corrections = [], []
+        first = sums[:, 0] if self._looked else None
+        sums = sums[:, int(self._looked) :]
+        measured = Measured(sums, np.array(self._updated), np.array(self._corrections), first)
+        self._updated, self._corrections, self._looked = [], [], False
         judgement = self._run.judge(measured)
         if self._snapshot is not None:
             if judgement.rolled_back or judgement.ended:
@@ -216,9 +246,10 @@ class PilotOptimizer(ToldOptimizer):
         closed = self.decisions[-1]
         if judgement.ended:
             where = "as it is" if self._snapshot is None else "as it was when all was well"
+            limit = "" if judgement.limit is None else f"; the guard's {judgement.limit}"
             self._ended = (
                 f"the training must stay finite; given: one that diverged within {self._steps:,} "
-                f"steps ({judgement.text}); the model is left {where}"
+                f"steps ({judgement.text}{limit}); the model is left {where}"
             )
         else:
             self._decide()
@@ -238,8 +269,11 @@ class PilotOptimizer(ToldOptimizer):
     def _ask_valid(self) -> None:
         if self._validate is None:
             return
-        found = self._validate()
-        self._told.tell_valid(*(found if isinstance(found, tuple) else (found, None)))
+        found: Any = self._validate()
+        given = found if isinstance(found, tuple) else (found, None)
+        with explaining("validate must give a loss, or a loss and an accuracy in [0, 1]"):
+            loss, accuracy = given
+            self._told.tell_valid(loss, accuracy)
 
     def _say_over(self) -> None:
         if not self._said_over:
@@ -304,14 +338,24 @@ class PilotOptimizer(ToldOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the training depends on, the snapshot included."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state = self._state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state = after(self, state) or state
+        return state
+
+    def _state_dict(self) -> dict[str, Any]:
         groups = [
             {name: value for name, value in group.items() if name != "params"}
             for group in self.param_groups
         ]
         pilot: dict[str, Any] = {
+            "format": _FORMAT,
             "begun": self._begun,
             "clock": self._clock.settings,
             "shapes": self._shapes(),
+            "attached": self._run.attached,
             "told": list(self._told.valid),
             "written": self._settings.state_dict(),
             "ended": self._ended,
@@ -334,13 +378,31 @@ class PilotOptimizer(ToldOptimizer):
         The optimizer must be attached as the other was; then it goes on to the last bit.
 
         Raises:
-            TrainpilotError: if it is the state of another optimizer or of other groups.
+            TrainpilotError: if it is the state of another optimizer, of other groups or of another
+                model; nothing is changed then.
+
+        Warns:
+            UserWarning: if the controller, the bounds or the guard are others: those of this
+                optimizer count from now on.
         """
+        state_dict = dict(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
+        self._load_state_dict(state_dict)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pilot, groups = state_dict.get("pilot"), state_dict.get("param_groups", [])
         if pilot is None:
             raise TrainpilotError(
                 "a pilot goes on from the state of a pilot's optimizer; given: that of another"
             )
+        require(
+            pilot.get("format") == _FORMAT,
+            f"this trainpilot goes on from states of format {_FORMAT}",
+            f"one of format {pilot.get('format', 1)}, from another version",
+        )
         require(
             len(groups) == len(self.param_groups),
             f"the state must have as many parameter groups as the optimizer, "
@@ -363,6 +425,18 @@ class PilotOptimizer(ToldOptimizer):
             "a training that goes on must have begun",
             "a state from before the first step",
         )
+        snapshot = pilot.get("snapshot")
+        if snapshot is not None:
+            Snapshot.check(snapshot, self._model)
+        others = [
+            name for name, own in self._run.attached.items() if pilot["attached"][name] != own
+        ]
+        if others:
+            warnings.warn(
+                f"this training goes on with another {' and another '.join(others)} than it began "
+                "with",
+                stacklevel=3,
+            )
         for group, saved in zip(self.param_groups, groups, strict=True):
             group |= saved
         self._settings.load_state_dict(pilot["written"])
@@ -380,11 +454,14 @@ class PilotOptimizer(ToldOptimizer):
         self._interval = self._clock.interval(self._run.decision)
         if self._snapshot_device is not None:
             self._snapshot = self._new_snapshot()
-            if pilot["snapshot"] is not None:
-                self._snapshot.load_state_dict(pilot["snapshot"])
+            if snapshot is not None:
+                self._snapshot.load_state_dict(snapshot)
         name = OPTIMIZER_NAMES[self._run.hyperparameters.optimizer[0]]
         self.state = self._optimizers.use(name)
 
 
+#: Of what `state_dict` gives.
+_FORMAT = 2
+
 #: What is counted and noted beside, by the names of the attributes.
-_COUNTS = ("steps", "updates", "good_updates", "over", "said_over")
+_COUNTS = ("steps", "updates", "good_updates", "over", "said_over", "looked")

@@ -6,11 +6,13 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor, nn
 
 from trainpilot.agents.controller import Controller
+from trainpilot.agents.pilot.arguments import require_counts, require_numbers, require_within
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.fallback import WithFallback
 from trainpilot.agents.pilot.groups import parameter_groups, with_common_momentum
@@ -18,7 +20,7 @@ from trainpilot.agents.pilot.optimizer import PilotOptimizer
 from trainpilot.agents.pilot.training_run import TrainingRun
 from trainpilot.agents.policy import PolicyController
 from trainpilot.agents.policy_file import load_policy
-from trainpilot.envs.config import BoundsConfig, EnvConfig, GuardConfig
+from trainpilot.envs.config import BoundsConfig, GuardConfig, validate_bounds, validate_guard
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.inner_tasks.errors import require
 
@@ -50,7 +52,7 @@ class Pilot:
             self._controller = WithFallback(controller, farthest)
 
     @classmethod
-    def load(cls, policy: str = "default", farthest: float | None = FARTHEST) -> Self:
+    def load(cls, policy: str | Path = "default", farthest: float | None = FARTHEST) -> Self:
         """A pilot with a learned policy.
 
         Args:
@@ -104,14 +106,16 @@ class Pilot:
             gradient_clip: largest norm of the gradient, to begin with, > 0; infinite for none.
             batch_size: batches whose mean gradient makes an update, to begin with, at least 1.
             validate: gives the loss, or loss and accuracy, on a validation set; called at every
-                decision, without gradients. `observe` tells the same when it suits you.
+                decision and after the last step, without gradients. `observe` tells the same when
+                it suits you. If it fails, the next step makes up for it.
             on_decision: called with the record of a decision once it is known what came of it, for
                 loggers; `decisions.parquet` has the same fields.
             decisions: in the whole training, at least 1 (default: what the policy was trained
                 for; 30 for another controller).
             measured_steps: of those between two decisions, at least 1 (default: likewise, 10).
             decide_every: steps between two decisions where `total_steps` is not known.
-            bounds: hard ranges of the hyperparameters (default: those of `BoundsConfig`).
+            bounds: hard ranges of the hyperparameters, in which the run begins (default: those of
+                `BoundsConfig`, with a `batch_size` of up to the one to begin with).
             guard: when a training has gone wrong (default: that of `GuardConfig`).
             snapshot: where the copy lies that a training is rolled back to: "beside" the model,
                 on the "cpu", or None for no copy; then what diverges ends.
@@ -122,29 +126,29 @@ class Pilot:
         Raises:
             TrainpilotError: if there is nothing to train, or an argument is out of range.
         """
-        at_least_one = {
-            "decisions": decisions,
-            "measured_steps": measured_steps,
-            "decide_every": decide_every,
-            "total_steps": total_steps,
-            "batch_size": batch_size,
-        }
-        for name, value in at_least_one.items():
-            require(value is None or value >= 1, f"{name} must be at least 1", value)
+        require_counts(
+            total_steps=total_steps,
+            batch_size=batch_size,
+            decisions=decisions,
+            measured_steps=measured_steps,
+            decide_every=decide_every,
+        )
+        require_numbers(
+            lr=lr, weight_decay=weight_decay, momentum=momentum, gradient_clip=gradient_clip
+        )
+        # Nothing relates to a rate of 0.
         require(lr > 0, "lr must be above 0", lr)
-        require(gradient_clip > 0, "gradient_clip must be above 0", gradient_clip)
-        require(weight_decay >= 0, "weight_decay must be at least 0", weight_decay)
-        require(0 <= momentum < 1, "momentum must lie in [0, 1)", momentum)
         require(
             snapshot is None or snapshot in _SNAPSHOTS,
             "snapshot must be 'beside', 'cpu' or None",
             snapshot,
         )
-        bounds = BoundsConfig() if bounds is None else bounds
+        bounds = BoundsConfig(batch_size_high=int(batch_size)) if bounds is None else bounds
         guard = GuardConfig() if guard is None else guard
         if snapshot is None:
             guard = dataclasses.replace(guard, on_divergence="end")
-        EnvConfig(bounds=bounds, guard=guard).validate()
+        validate_bounds(bounds, "bounds")
+        validate_guard(guard, "guard")
         start = Hyperparameters.full(
             1,
             learning_rate=lr,
@@ -156,6 +160,7 @@ class Pilot:
         )
         groups = parameter_groups(model, params, start)
         start = with_common_momentum(groups, start)
+        require_within(start, bounds)
         clock = Clock(
             total_steps,
             self._rhythm[0] if decisions is None else decisions,

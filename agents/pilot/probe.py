@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from trainpilot.envs.signals import StepSums
-from trainpilot.inner_tasks.errors import TrainpilotError
 
 
 class Step(NamedTuple):
@@ -30,10 +29,26 @@ class Step(NamedTuple):
 
 
 class Probe:
-    """Gathers the sums of steps and leaves them on the device until they are asked for."""
+    """Gathers the sums of steps and leaves them on the device until they are asked for.
+
+    A step is a row: `StepSums` and the squared norm of the mean gradient before it.
+    """
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
+
+    def look(self, loss: Tensor | float, parameters: Sequence[Tensor]) -> None:
+        """Take in a step of which no more is asked than the loss and two norms; the rest is 0.
+
+        Args:
+            loss: of its batch.
+            parameters: all that are trained.
+        """
+        gradients = [one.grad for one in parameters if one.grad is not None]
+        trained = [one for one in parameters if one.grad is not None or one.requires_grad]
+        known = [_as_double(loss, gradients[0].device), _square(gradients), _square(trained)]
+        nothing = torch.zeros_like(known[0])
+        self._rows.append(torch.stack([*known, *(nothing,) * (len(StepSums._fields) - 2)]))
 
     def begin(
         self,
@@ -51,13 +66,13 @@ class Probe:
         """
         moving = [parameter for parameter in parameters if parameter.grad is not None]
         still = [one for one in parameters if one.grad is None and one.requires_grad]
-        gradients = _vectors([_dense(parameter) for parameter in moving])
+        gradients = _vectors([one.grad for one in moving if one.grad is not None])
         before = _vectors(moving, copied=True)
         means = _vectors([_known(mean(parameter), parameter) for parameter in moving])
         resting = [own for one in still if (own := mean(one)) is not None]
         length, mean_length = _product(before, before), _product(means, means)
         sums = [
-            torch.as_tensor(loss, dtype=torch.float64, device=length.device).detach(),
+            _as_double(loss, length.device),
             _product(gradients, gradients),
             length + _square(still) if still else length,
             _product(gradients, means),
@@ -154,11 +169,8 @@ def _vectors(tensors: Sequence[Tensor], *, copied: bool = False) -> list[Tensor]
     ]
 
 
-def _dense(parameter: Tensor) -> Tensor:
-    gradient = parameter.grad
-    if gradient is None or gradient.is_sparse:
-        raise TrainpilotError("a pilot needs gradients that are dense; given: a sparse one")
-    return gradient
+def _as_double(loss: Tensor | float, device: torch.device) -> Tensor:
+    return torch.as_tensor(loss, dtype=torch.float64, device=device).detach()
 
 
 def _known(mean: Tensor | None, parameter: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from trainpilot.agents.pilot.torch_optimizers import (
     numbered,
     unnumbered,
 )
+from trainpilot.inner_tasks.errors import require
 
 
 class Snapshot:
@@ -21,8 +22,8 @@ class Snapshot:
     It takes as much memory as these do, on a device of choice.
 
     Args:
-        model: of the training; its buffers are found anew each time, since modules may replace
-            them.
+        model: of the training, or what wraps it; its buffers are found anew each time, since
+            modules may replace them.
         parameters: all that may be trained; the list may grow.
         optimizers: of the training.
         device: where the copy lies; None for beside the originals.
@@ -35,7 +36,7 @@ class Snapshot:
         optimizers: TorchOptimizers,
         device: str | None,
     ) -> None:
-        self._model = model
+        self._model = _unwrapped(model)
         self._all = parameters
         self._optimizers = optimizers
         self._device = device
@@ -54,9 +55,10 @@ class Snapshot:
 
     @torch.no_grad()
     def extend(self, parameters: list[Tensor]) -> None:
-        """Keep more parameters as they are now; what is frozen needs no copy."""
+        """Keep those that are not kept yet as they are now; what cannot move needs no copy."""
         for parameter in parameters:
-            if parameter.requires_grad:
+            can_move = parameter.requires_grad or parameter.grad is not None
+            if can_move and parameter not in self._parameters:
                 self._parameters[parameter] = self._copy(parameter)
 
     @torch.no_grad()
@@ -81,20 +83,50 @@ class Snapshot:
         """The copy itself, parameters by their number."""
         return {
             "parameters": [self._parameters.get(parameter) for parameter in self._all],
-            "buffers": dict(self._buffers),
+            # Compiled or not, a checkpoint fits.
+            "buffers": {_plain(name): kept for name, kept in self._buffers.items()},
             "optimizers": numbered(self._states, self._all),
         }
 
+    @staticmethod
+    def check(state: dict[str, Any], model: nn.Module) -> None:
+        """Check that a model has the buffers of what `state_dict` gave.
+
+        Raises:
+            TrainpilotError: if it does not.
+        """
+        own = {_plain(name) for name, _ in _unwrapped(model).named_buffers()}
+        require(
+            own == state["buffers"].keys(),
+            "the state must be that of a model with the same buffers",
+            "others: " + ", ".join(sorted(own ^ state["buffers"].keys())),
+        )
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave for the copy."""
+        """Take what `state_dict` gave for the copy; `check` comes before it."""
         self._parameters = {
             parameter: kept.to(self._device or parameter.device, copy=True)
             for parameter, kept in zip(self._all, state["parameters"], strict=True)
             if kept is not None
         }
-        own = dict(self._model.named_buffers())
         self._buffers = {
-            name: kept.to(self._device or own[name].device, copy=True)
-            for name, kept in state["buffers"].items()
+            name: state["buffers"][_plain(name)].to(self._device or own.device, copy=True)
+            for name, own in self._model.named_buffers()
         }
         self._states = unnumbered(state["optimizers"], self._all)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module within what torch wraps around a whole one."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def _plain(name: str) -> str:
+    """The name that a buffer has where no part of the model is compiled."""
+    return name.replace("_orig_mod.", "")

@@ -28,13 +28,18 @@ class Told:
 
         Args:
             loss: mean over it.
-            accuracy: in [0, 1]; None where it is not known.
+            accuracy: in [0, 1]; None, or NaN, where it is not known.
+
+        Raises:
+            TrainpilotError: if the accuracy is out of range.
         """
         value = float(loss)
+        share = float("nan") if accuracy is None else float(accuracy)
+        require(not (share < 0 or share > 1), "an accuracy must lie in [0, 1]", share)
         # Not a number would say that there is no validation set.
         self.valid = Valid(
             float("inf") if np.isnan(value) else value,
-            float("nan") if accuracy is None else float(accuracy),
+            share,
         )
 
     def tell_train(self, loss: float | Tensor) -> None:
@@ -77,7 +82,15 @@ class ToldOptimizer(torch.optim.Optimizer):
             train_loss: what `backward` was called on, where a framework calls `step` without a
                 loss. Several before one step are summed, as their gradients are; `step` and
                 `zero_grad` forget them. It stays on its device.
+
+        Raises:
+            TrainpilotError: if there is an accuracy without a loss, or one out of range.
         """
+        require(
+            valid_loss is not None or valid_accuracy is None,
+            "a valid_accuracy needs the valid_loss beside it",
+            f"valid_accuracy={valid_accuracy} alone",
+        )
         if valid_loss is not None:
             self._told.tell_valid(valid_loss, valid_accuracy)
         if train_loss is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from trainpilot.envs.bounding import bound
 from trainpilot.envs.config import ActionConfig, BoundsConfig, GuardConfig
 from trainpilot.envs.guard import Guard
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
-from trainpilot.envs.interventions import Interventions
+from trainpilot.envs.interventions import LIMITS, Interventions, Reason
 from trainpilot.envs.observation import Observation, Reading
 from trainpilot.envs.observer import Observer
 from trainpilot.envs.signals import StepSums, make_signals
@@ -44,11 +44,14 @@ class Measured(NamedTuple):
         sums: as `Probe.take` gives them, `(9, n_steps)`.
         updated: whether the step made an update, `(n_steps,)`.
         mean_correction: Adam's bias correction after it, `(n_steps,)`.
+        first: as a column of `sums`, of the very first step, where that is none of them and
+            somebody wants to know; else None.
     """
 
     sums: np.ndarray
     updated: np.ndarray
     mean_correction: FloatArray
+    first: np.ndarray | None = None
 
 
 class Judgement(NamedTuple):
@@ -59,12 +62,14 @@ class Judgement(NamedTuple):
         ended: something is wrong, and it may not be rolled back (any more).
         sound: where it stands now, it may be led back to.
         text: what was done and why; None where all is well.
+        limit: name and value of the setting that was exceeded; None where it is no matter of one.
     """
 
     rolled_back: bool
     ended: bool
     sound: bool
     text: str | None
+    limit: str | None
 
 
 class TrainingRun:
@@ -114,6 +119,17 @@ class TrainingRun:
         self._train_loss = float("nan")
         self.records: list[dict[str, Any]] = []
         self._losses_seen: list[float] = []
+
+    @property
+    def attached(self) -> dict[str, Any]:
+        """What a training should go on with as it began, by name, as plain data."""
+        kind = type(self._controller)
+        own = getattr(self._controller, "fingerprint", lambda: f"{kind.__module__}.{kind.__name__}")
+        return {
+            "controller": own(),
+            "bounds": asdict(self._bounds),
+            "guard": asdict(self._guard_config),
+        }
 
     def begin(self) -> None:
         """Look at the run before its first step."""
@@ -185,6 +201,11 @@ class TrainingRun:
         lowest = min(self._bounds.learning_rate_low, self._lowest_taken)
         return replace(self._bounds, learning_rate_low=lowest)
 
+    @property
+    def wants_first(self) -> bool:
+        """Whether the first step since the last decision is to be looked at in any case."""
+        return bool(self._guard.wants_first[0])
+
     def judge(self, measured: Measured) -> Judgement:
         """Look at the steps since the last decision, and let the guard judge them.
 
@@ -203,7 +224,12 @@ class TrainingRun:
             self._guard.start_valid(np.array([self.valid.loss]))
         # A loss that nobody knows is no reason.
         loss = np.array([0.0 if np.isnan(self.valid.loss) else self.valid.loss])
-        found = self._guard.judge(signals, loss, np.zeros(1))
+        first = None
+        if measured.first is not None:
+            sums_first = StepSums(*measured.first[: len(StepSums._fields)])
+            norms = np.sqrt([sums_first.gradient_square, sums_first.parameter_square])
+            first = np.array([[sums_first.train_loss], *norms[:, None]])
+        found = self._guard.judge(signals, loss, np.zeros(1), first)
         rolled_back = self._guard.roll_back(found.any)
         decided_rate = self.hyperparameters.learning_rate
         if rolled_back.any():
@@ -221,6 +247,8 @@ class TrainingRun:
             found.reason, found.ratio, rolled_back, self.hyperparameters.learning_rate
         )
         (text,) = done.texts(decided_rate)
+        field = LIMITS.get(Reason(int(found.reason[0])))
+        limit = None if field is None else f"{field}, {getattr(self._guard_config, field):g}"
         self.records[-1] |= {
             "train_loss": self._train_loss,
             "valid_loss": None if np.isnan(self.valid.loss) else self.valid.loss,
@@ -231,6 +259,7 @@ class TrainingRun:
             bool((found.any & ~rolled_back).any()),
             bool(found.sound.all()),
             text,
+            limit,
         )
 
     @property

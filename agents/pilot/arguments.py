@@ -1,0 +1,62 @@
+"""What the arguments of `Pilot.attach` must be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from trainpilot.envs.actions import relative_learning_rate
+from trainpilot.envs.config import FACTOR_HEADS, BoundsConfig
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.inner_tasks.errors import require
+
+
+def require_counts(**counts: Any) -> None:
+    """Each must be None or a whole number of at least 1.
+
+    Raises:
+        TrainpilotError: naming the first that is not.
+    """
+    for name, value in counts.items():
+        is_count = isinstance(value, Integral) and int(value) >= 1
+        require(
+            value is None or is_count, f"{name} must be a whole number of at least 1", repr(value)
+        )
+
+
+def require_numbers(**numbers: Any) -> None:
+    """Each must be a number.
+
+    Raises:
+        TrainpilotError: naming the first that is not.
+    """
+    for name, value in numbers.items():
+        require(isinstance(value, Real), f"{name} must be a number", repr(value))
+
+
+def require_within(start: Hyperparameters, bounds: BoundsConfig) -> None:
+    """A run must begin where the first decision may leave it.
+
+    Args:
+        start: of the run, `(1,)` each.
+        bounds: of all decisions.
+
+    Raises:
+        TrainpilotError: naming the first hyperparameter that is out of its range.
+    """
+    unit = 1 / float(relative_learning_rate(replace(start, learning_rate=np.ones(1)))[0])
+    for field in FACTOR_HEADS:
+        name, value = field, start.row(0)[field]
+        low, high = getattr(bounds, f"{field}_low"), getattr(bounds, f"{field}_high")
+        high = math.inf if high is None else high
+        if field == "learning_rate":
+            name, low, high = "lr", low * unit, high * unit
+        require(
+            low <= value <= high,
+            f"{name} must lie within the bounds, {low:g} to {high:g} (others: attach's bounds)",
+            value,
+        )

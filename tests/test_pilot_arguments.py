@@ -1,0 +1,177 @@
+"""What the pilot is given and told, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from pilot_training import Net, batches, train
+from torch import nn
+from torch.nn import functional
+
+from trainpilot import Pilot, TrainpilotError
+from trainpilot.agents.heuristics import Constant
+from trainpilot.envs.config import BoundsConfig, GuardConfig
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+def test_bad_input_is_refused_in_a_sentence(net):
+    pilot = Pilot.load()
+    with pytest.raises(TrainpilotError, match="parameters that require gradients; given: ReLU"):
+        pilot.attach(nn.ReLU())
+    optimizer = pilot.attach(net, 60)
+    with pytest.raises(TrainpilotError, match="needs the loss of the batch"):
+        optimizer.step()
+    with pytest.raises(TrainpilotError, match=r"loss.backward\(\) comes before it"):
+        optimizer.step(loss=1.0)
+    functional.cross_entropy(net(torch.zeros(2, 4)), torch.tensor([0, 1])).backward()
+    with pytest.raises(TrainpilotError, match="one number; given: 3 of them"):
+        optimizer.step(loss=torch.ones(3))
+    with pytest.raises(TrainpilotError, match="state of a pilot's optimizer; given"):
+        optimizer.load_state_dict(torch.optim.Adam(net.parameters()).state_dict())
+    with pytest.raises(
+        TrainpilotError, match="total_steps must be a whole number of at least 1; given: 0"
+    ):
+        pilot.attach(net, 0)
+    with pytest.raises(TrainpilotError, match="snapshot must be 'beside', 'cpu' or None; given"):
+        pilot.attach(net, 60, snapshot="disk")
+    with pytest.raises(TrainpilotError, match="trains real parameters; given: complex ones"):
+        pilot.attach(nn.Linear(2, 2, dtype=torch.complex64))
+    with pytest.raises(TrainpilotError, match="not copied or pickled"):
+        copy.deepcopy(optimizer)
+    state = pilot.attach(net, 60).state_dict()
+    with pytest.raises(TrainpilotError, match="same shapes; given: other shapes"):
+        pilot.attach(nn.Linear(4, 3), 60).load_state_dict(state)
+    with pytest.raises(TrainpilotError, match=r"total_steps, .* that it began with, \[60, 30, 10"):
+        pilot.attach(net, 90).load_state_dict(state)
+    with pytest.raises(TrainpilotError, match="farthest must be above 0"):
+        Pilot.load(farthest=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"total_steps": 100.0}, "total_steps must be a whole number of at least 1; given: 100.0"),
+        ({"total_steps": "100"}, "total_steps must be a whole number of at least 1; given: '100'"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1; given: 2.5"),
+        ({"lr": "0.1"}, "lr must be a number; given: '0.1'"),
+        ({"lr": 0.0}, "lr must be above 0; given: 0.0"),
+        ({"lr": 30.0}, "lr must lie within the bounds, 1e-07 to 1 .*; given: 30.0"),
+        ({"lr": 31.0, "optimizer": "sgd"}, "within the bounds, 3e-06 to 30 .*; given: 31.0"),
+        ({"lr": math.inf}, "lr must lie within the bounds, .*; given: inf"),
+        ({"lr": math.nan}, "lr must be above 0; given: nan"),
+        ({"weight_decay": math.inf}, "weight_decay must lie within the bounds, 0 to 1 .*: inf"),
+        ({"momentum": 0.9995}, "momentum must lie within the bounds, 0 to 0.999 .*; given: 0.9995"),
+        ({"gradient_clip": 0}, "gradient_clip must lie within the bounds, 0.0001 to inf .*: 0"),
+        (
+            {"batch_size": 4, "bounds": BoundsConfig(batch_size_high=2)},
+            "batch_size must lie within the bounds, 1 to 2 .*; given: 4",
+        ),
+        ({"bounds": BoundsConfig(momentum_high=2)}, "bounds.momentum_high must be below 1"),
+        ({"guard": GuardConfig(shrink=2)}, r"^guard.shrink must lie in \(0, 1\); given: 2"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_in_a_sentence(given, message, net):
+    with pytest.raises(TrainpilotError, match=message):
+        Pilot(Constant("adam", 1e-3)).attach(net, **given)
+
+
+def test_a_batch_size_needs_no_bounds_beside_it(net):
+    optimizer = Pilot.load().attach(net, 40, batch_size=4)
+    before = net.first.weight.clone()
+    stream = list(batches(4))
+    train(net, optimizer, stream[:3])
+    assert torch.equal(net.first.weight, before)
+    train(net, optimizer, stream[3:])
+    assert not torch.equal(net.first.weight, before)
+
+
+def test_a_loss_given_by_its_place_is_refused_in_a_sentence(net):
+    optimizer = Pilot.load().attach(net, 60)
+    loss = functional.cross_entropy(net(torch.zeros(2, 4)), torch.tensor([0, 1]))
+    loss.backward()
+    with pytest.raises(TrainpilotError, match=r"or the loss by its name.*given: a Tensor"):
+        optimizer.step(loss)
+
+
+def test_every_step_looks_at_its_loss_and_its_gradients_not_the_measured_alone(net):
+    optimizer = Pilot.load().attach(net, 6000)
+    stream = list(batches(3))
+    train(net, optimizer, stream)
+    functional.cross_entropy(net(stream[0][0]), stream[0][1]).backward()
+    with pytest.raises(TrainpilotError, match="one number; given: 3 of them"):
+        optimizer.step(loss=torch.ones(3))
+    net.last.weight.grad = net.last.weight.grad.to_sparse()
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(TrainpilotError, match=r"that are dense; given: one of layout torch.sparse"):
+        optimizer.step(loss=1.0)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_step_without_gradients_is_none_once_the_training_has_begun(net):
+    optimizer = Pilot.load().attach(net, 60)
+    train(net, optimizer, batches(5))
+    optimizer.zero_grad()
+    before = copy.deepcopy(net.state_dict())
+    assert optimizer.step() is None
+    assert optimizer.step(loss=1.0) is None
+    assert optimizer.step(lambda: torch.tensor(3.0)) == 3
+    assert optimizer.steps == 5
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    train(net, optimizer, batches(55))
+    assert len(optimizer.decisions) == 30
+
+
+@pytest.mark.parametrize("found", [None, [0.5, 0.9], (0.5, 0.9, 1), {"loss": 1}, "low"])
+def test_what_validate_gives_must_be_a_loss(found, net):
+    optimizer = Pilot.load().attach(net, 60, validate=lambda: found)
+    with pytest.raises(TrainpilotError, match="validate must give a loss, or a loss and an acc"):
+        train(net, optimizer, batches(1))
+
+
+def test_an_accuracy_is_a_share_and_goes_with_a_loss(net):
+    optimizer = Pilot.load().attach(net, 60, validate=lambda: (0.5, 93.0))
+    with pytest.raises(TrainpilotError, match=r"accuracy must lie in \[0, 1\]; given: 93.0"):
+        train(net, optimizer, batches(1))
+    with pytest.raises(TrainpilotError, match=r"valid_loss beside it; given: valid_accuracy=0.5"):
+        optimizer.observe(valid_accuracy=0.5)
+
+
+def test_loading_a_policy_leaves_everybodys_draws_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    Pilot.load()
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("policy", [None, 3])
+def test_a_policy_is_a_name_or_a_path(policy):
+    with pytest.raises(TrainpilotError, match="policy must be 'default' or the path"):
+        Pilot.load(policy)
+
+
+def test_new_tensors_may_go_to_another_device(net):
+    """As with `torch.set_default_device("cuda")`; what is on "meta" has no values."""
+    twin = copy.deepcopy(net)
+    plain = Pilot.load().attach(twin, 60)
+    torch.manual_seed(5)
+    expected = train(twin, plain, batches(60))
+    stream = list(batches(60))
+    torch.manual_seed(5)
+    with torch.device("meta"):
+        optimizer = Pilot.load().attach(net, 60)
+        state = optimizer.state_dict()
+        losses = train(net, optimizer, stream[:30])
+        state = copy.deepcopy(optimizer.state_dict())
+        optimizer.load_state_dict(state)
+        losses += train(net, optimizer, stream[30:])
+    assert losses == expected
+    assert optimizer.decisions == plain.decisions
