@@ -178,7 +178,8 @@ class PolicyController:
 
     def explain(self, view: View) -> Explanation:
         """What the policy would choose, and why."""
-        with torch.no_grad():
+        # In full precision, whatever the training around it is in.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             observation = torch.tensor(view.observation, device=self._normaliser.mean.device)
             observation[:, self._hidden] = 0
             distribution = self._policy.get_distribution(observation)

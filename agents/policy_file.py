@@ -128,9 +128,14 @@ def _load(path: Path, deterministic: bool) -> PolicyController:
     metadata = read_metadata(path)
     actions = ActionSpec.from_json(metadata["actions"])
     # Weights are drawn before the file's are taken: nobody's own draws may change by that. A
-    # policy decides on the CPU, whatever device new tensors go to.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        networks = make_policy(actions, metadata["hidden"])
+    # policy is in single precision on the CPU, whatever new tensors are by default.
+    dtype = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            networks = make_policy(actions, metadata["hidden"])
+    finally:
+        torch.set_default_dtype(dtype)
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:

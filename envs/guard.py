@@ -118,7 +118,7 @@ class Guard:
             first = np.stack([signal[:, 0] for signal in watched])
         self._starts = np.where(_is_start(self._starts), self._starts, first)
         # Good weights that give so much say that the data is another.
-        risen = self._restored & np.isfinite(first)
+        risen = self._restored & np.isfinite(first) & (self._starts > 0)
         self._starts = np.where(risen, np.fmax(self._starts, first), self._starts)
         self._restored[:] = False
         # The smallest of the decision: what comes back from a peak by itself has not diverged.
@@ -171,8 +171,8 @@ def _limit(ratio: float | None) -> float:
 
 
 def _is_start(starts: FloatArray) -> NDArray[np.bool_]:
-    """Which are something to compare with."""
-    return np.asarray(np.isfinite(starts) & (starts > 0))
+    """Which are known; with one below 0, as some losses have it, nothing is compared."""
+    return np.asarray(np.isfinite(starts) & (starts != 0))
 
 
 def _ratio(values: FloatArray, starts: FloatArray) -> FloatArray:

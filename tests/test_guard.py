@@ -192,3 +192,12 @@ def test_a_start_of_zero_is_none():
     guard.judge(signals(train_loss=2), np.ones(2), np.ones(2))
     found = guard.judge(signals(train_loss=300), np.ones(2), np.ones(2))
     assert found.ratio[0] == 150
+
+
+def test_a_loss_below_zero_is_compared_with_nothing():
+    guard = Guard(GuardConfig(), 2)
+    guard.reset(np.ones(2, dtype=bool), np.ones(2))
+    for loss in (-20, -1, 0.01, 5, 1e6):
+        found = guard.judge(signals(train_loss=loss), np.ones(2), np.ones(2))
+        assert found.reason.tolist() == [Reason.NONE] * 2
+        guard.roll_back(np.ones(2, dtype=bool))

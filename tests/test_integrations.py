@@ -93,3 +93,31 @@ def test_what_is_given_comes_before_what_is_taken():
     assert [group["lr"] for group in taken["params"]] == pytest.approx([0.02, 0.01])
     assert [group.get("weight_decay") for group in taken["params"]] == [None, 0.5]
     assert [group.get("momentum") for group in taken["params"]] == [None, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rate"),
+    [
+        (lambda own: torch.optim.lr_scheduler.OneCycleLR(own, 0.01, total_steps=50), 0.01),
+        (lambda own: torch.optim.lr_scheduler.CyclicLR(own, 1e-5, 1e-3), 1e-5),
+        (lambda own: torch.optim.lr_scheduler.LinearLR(own, 0.1), 0.01),
+    ],
+)
+def test_what_a_scheduler_has_written_into_all_groups_sets_none_apart(schedule, rate):
+    """`OneCycleLR` and `CyclicLR` write rates and momenta of their own where a group's are."""
+    model = nn.Linear(2, 2)
+    theirs = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    schedule(theirs)
+    (group,) = Pilot.load().attach(model, 60, **take_over(theirs, {})).param_groups
+    assert group["lr"] == pytest.approx(rate)
+    assert group["lr_multiplier"] == 1
+    assert group["momentum"] == 0.9
+    taken = take_over(theirs, {"lr": 0.5})
+    assert [own["lr"] for own in taken["params"]] == [0.5]
+
+
+def test_groups_keep_their_ratio_where_the_optimizers_own_rate_is_0():
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    groups = [{"params": one.parameters(), "lr": 0.1}, {"params": other.parameters(), "lr": 0.2}]
+    taken = take_over(torch.optim.SGD(groups, lr=0.0), {"lr": 0.01})
+    assert [group["lr"] for group in taken["params"]] == pytest.approx([0.005, 0.01])

@@ -111,3 +111,12 @@ def agree(task, controller, config, rtol):
     for name, value in engine.weights(0).items():
         torch.testing.assert_close(model.state_dict()[name], value, rtol=0.05, atol=5e-3)
     return run.decisions
+
+
+def test_a_start_outside_the_bounds_is_moved_into_them(quadratic):
+    config = EnvConfig(
+        decisions=3, micro_batches_per_decision=4, bounds=BoundsConfig(learning_rate_high=1e-4)
+    )
+    run, _ = train_on_task(quadratic, load_policy(), 4, config)
+    assert all(record["learning_rate"] <= 1e-4 for record in run.decisions)
+    assert len(run.decisions) == 3

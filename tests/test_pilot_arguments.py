@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
-from pilot_training import Net, batches, train
+from pilot_training import Net, batches, switching_policy, train
 from torch import nn
 from torch.nn import functional
 
@@ -26,6 +27,10 @@ def test_bad_input_is_refused_in_a_sentence(net):
     pilot = Pilot.load()
     with pytest.raises(TrainpilotError, match="parameters that require gradients; given: ReLU"):
         pilot.attach(nn.ReLU())
+    with pytest.raises(TrainpilotError, match="model must be a model; given: a generator"):
+        pilot.attach(net.parameters(), 100)
+    with pytest.raises(TrainpilotError, match=r"needs a controller .*; given: 'default'"):
+        Pilot("default")
     optimizer = pilot.attach(net, 60)
     with pytest.raises(TrainpilotError, match="needs the loss of the batch"):
         optimizer.step()
@@ -47,7 +52,7 @@ def test_bad_input_is_refused_in_a_sentence(net):
     with pytest.raises(TrainpilotError, match="not copied or pickled"):
         copy.deepcopy(optimizer)
     state = pilot.attach(net, 60).state_dict()
-    with pytest.raises(TrainpilotError, match="same shapes; given: other shapes"):
+    with pytest.raises(TrainpilotError, match="same shapes in the same groups; given"):
         pilot.attach(nn.Linear(4, 3), 60).load_state_dict(state)
     with pytest.raises(TrainpilotError, match=r"total_steps, .* that it began with, \[60, 30, 10"):
         pilot.attach(net, 90).load_state_dict(state)
@@ -75,12 +80,27 @@ def test_bad_input_is_refused_in_a_sentence(net):
             "batch_size must lie within the bounds, 1 to 2 .*; given: 4",
         ),
         ({"bounds": BoundsConfig(momentum_high=2)}, "bounds.momentum_high must be below 1"),
+        ({"guard": {}}, "guard must be a GuardConfig; given: a dict"),
+        ({"validate": 0.5}, "validate must be a function; given: 0.5"),
+        ({"seed": "x"}, "seed must be a whole number of at least 0; given: 'x'"),
+        ({"params": nn.Linear(2, 2)}, "params must be parameters, .*; given: a Linear"),
+        ({"params": [1, 2]}, "params must be parameters, .*; given: 1"),
+        ({"params": 5}, "params must be parameters, .*not iterable"),
+        ({"params": [{"lr": 1}]}, "with their 'params'; given: {'lr': 1}"),
+        ({"params": [{"params": nn.Linear(2, 2).parameters(), "lr": -1}]}, "the lr of a group"),
+        ({"params": [{"params": nn.Linear(2, 2).parameters(), "lr": "a"}]}, "the lr of a group"),
         ({"guard": GuardConfig(shrink=2)}, r"^guard.shrink must lie in \(0, 1\); given: 2"),
     ],
 )
 def test_an_argument_out_of_range_is_refused_in_a_sentence(given, message, net):
     with pytest.raises(TrainpilotError, match=message):
         Pilot(Constant("adam", 1e-3)).attach(net, **given)
+
+
+def test_no_clip_at_the_start_may_become_one(net):
+    optimizer = Pilot.load().attach(net, 60, bounds=BoundsConfig(gradient_clip_high=0.5))
+    train(net, optimizer, batches(3))
+    assert optimizer.decisions[0]["gradient_clip"] == 0.5
 
 
 def test_a_batch_size_needs_no_bounds_beside_it(net):
@@ -103,6 +123,11 @@ def test_a_loss_given_by_its_place_is_refused_in_a_sentence(net):
 
 def test_every_step_looks_at_its_loss_and_its_gradients_not_the_measured_alone(net):
     optimizer = Pilot.load().attach(net, 6000)
+    for wrong in ("abc", [1.0], np.ones(1), torch.ones(1) * 1j):
+        with pytest.raises(TrainpilotError, match="a pilot's loss must be a"):
+            optimizer.observe(train_loss=wrong)
+    with pytest.raises(TrainpilotError, match="a validation loss and an accuracy must be numbers"):
+        optimizer.observe(torch.ones(2))
     stream = list(batches(3))
     train(net, optimizer, stream)
     functional.cross_entropy(net(stream[0][0]), stream[0][1]).backward()
@@ -132,7 +157,9 @@ def test_a_step_without_gradients_is_none_once_the_training_has_begun(net):
 @pytest.mark.parametrize("found", [None, [0.5, 0.9], (0.5, 0.9, 1), {"loss": 1}, "low"])
 def test_what_validate_gives_must_be_a_loss(found, net):
     optimizer = Pilot.load().attach(net, 60, validate=lambda: found)
-    with pytest.raises(TrainpilotError, match="validate must give a loss, or a loss and an acc"):
+    with pytest.raises(
+        TrainpilotError, match=r"must give a loss, or a|validation loss and an accu"
+    ):
         train(net, optimizer, batches(1))
 
 
@@ -175,3 +202,43 @@ def test_new_tensors_may_go_to_another_device(net):
         losses += train(net, optimizer, stream[30:])
     assert losses == expected
     assert optimizer.decisions == plain.decisions
+
+
+def test_precision_around_it_is_none_of_the_policys(net):
+    plain, before = Pilot.load(), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        pilot = Pilot.load()
+    finally:
+        torch.set_default_dtype(before)
+    twin = copy.deepcopy(net)
+    expected, optimizer = plain.attach(twin, 60), pilot.attach(net, 60)
+    torch.manual_seed(5)
+    train(twin, expected, batches(60))
+    torch.manual_seed(5)
+    for inputs, targets in batches(60):
+        loss = functional.cross_entropy(net(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            optimizer.step(loss=loss)
+    assert optimizer.decisions == expected.decisions
+    assert (
+        optimizer.state_dict()["pilot"]["attached"] == (expected.state_dict()["pilot"]["attached"])
+    )
+
+
+def test_an_alias_is_an_optimizer_that_a_policy_may_come_back_to(net):
+    optimizer = Pilot(switching_policy()).attach(net, 30, optimizer="adamw")
+    train(net, optimizer, batches(30))
+    assert len({record["optimizer"] for record in optimizer.decisions}) > 1
+
+
+def test_a_momentum_that_cannot_be_is_refused_before_anything_moves(net):
+    optimizer = Pilot.load().attach(net, 60)
+    train(net, optimizer, batches(2))
+    before = net.first.weight.clone()
+    optimizer.param_groups[0]["momentum"] = 1.0
+    with pytest.raises(TrainpilotError, match=r"of a group must lie in \[0, 1\); given: 1.0"):
+        train(net, optimizer, batches(1))
+    assert torch.equal(net.first.weight, before)

@@ -209,3 +209,45 @@ def test_an_update_that_is_no_number_is_seen_where_its_gradient_was_not_measured
     train(net, optimizer, stream)
     assert "rolled back" in optimizer.decisions[0]["intervention"]
     assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
+
+
+def test_a_batch_whose_weights_are_rolled_back_late_is_left_out(net):
+    """`validate` fails where the divergence is found: the next step has gradients of before."""
+    fails = iter([False, False, False, True, *[False] * 10])
+
+    def validate():
+        if next(fails):
+            raise OSError("once")
+        return 1.0
+
+    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 90, decisions=9, validate=validate)
+    stream = list(batches(90))
+    train(net, optimizer, stream[:20])
+    good = net.first.weight.clone()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(300)
+    with pytest.raises(OSError, match="once"):
+        train(net, optimizer, stream[20:30])
+    train(net, optimizer, stream[30:31])
+    assert torch.equal(net.first.weight, good)
+    assert optimizer.steps == 30
+    train(net, optimizer, stream[31:])
+    roll_backs = [record["intervention"] is not None for record in optimizer.decisions]
+    assert roll_backs == [False, False, True, *[False] * 5, False]
+
+
+def test_a_record_that_nobody_took_comes_with_the_next(net):
+    seen, fails = [], iter([False, True, *[False] * 10])
+
+    def on_decision(record):
+        if next(fails):
+            raise OSError("once")
+        seen.append(record["decision"])
+
+    optimizer = Pilot.load().attach(net, 60, decisions=6, on_decision=on_decision)
+    stream = list(batches(60))
+    with pytest.raises(OSError, match="once"):
+        train(net, optimizer, stream[:20])
+    train(net, optimizer, stream[20:])
+    assert seen == [0, 1, 2, 3, 4, 5]

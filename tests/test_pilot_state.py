@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from pilot_training import Net, batches, train
@@ -61,15 +62,118 @@ def test_a_checkpoint_fits_however_the_model_is_wrapped(one, other):
     assert torch.equal(twin.norm.running_mean, net.norm.running_mean)
 
 
-def test_the_state_of_another_model_changes_nothing():
-    _, optimizer, _ = trained()
-    other = Net()
-    other.norm.register_buffer("more", torch.zeros(1))
-    again = Pilot.load().attach(other, 90, decisions=9)
+@pytest.mark.parametrize("split", [[1, 3], [2, 2], [4]])
+def test_the_state_of_other_groups_changes_nothing(split):
+    def attach():
+        parameters = iter(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).parameters())
+        groups = [{"params": [next(parameters) for _ in range(n)]} for n in split_now]
+        return Pilot.load().attach(nn.Sequential(), 90, params=groups)
+
+    split_now = [3, 1]
+    state = attach().state_dict()
+    split_now = split
+    again = attach()
     before = copy.deepcopy(again.state_dict())
-    with pytest.raises(TrainpilotError, match=r"the same buffers; given: others: norm.more"):
-        again.load_state_dict(optimizer.state_dict())
+    with pytest.raises(TrainpilotError, match=r"same groups|as many parameter groups"):
+        again.load_state_dict(state)
     assert again.state_dict() == before
+
+
+def test_buffers_come_and_go():
+    """A cache that is emptied, and a module that is taken away, are no reason to fail."""
+    net, optimizer, rest = trained()
+    net.register_buffer("cache", torch.zeros(2))
+    net.extra = nn.BatchNorm1d(2)
+    train(net, optimizer, rest[:5])
+    state = copy.deepcopy(optimizer.state_dict())
+    net.cache = None
+    del net.extra
+    with torch.no_grad():
+        net.last.weight.fill_(torch.nan)
+    train(net, optimizer, rest[5:15])
+    assert "rolled back" in optimizer.decisions[3]["intervention"]
+    assert torch.equal(net.cache, torch.zeros(2))
+    net.cache = None
+    optimizer.load_state_dict(state)
+    train(net, optimizer, rest[5:])
+
+
+def test_a_state_without_a_snapshot_leads_to_one_of_the_model_as_it_goes_on():
+    net, optimizer, rest = trained(snapshot=None)
+    twin = Net()
+    again = Pilot.load().attach(twin, 90, decisions=9)
+    with pytest.warns(UserWarning, match="another guard than it began with"):
+        again.load_state_dict(optimizer.state_dict())
+    twin.load_state_dict(net.state_dict())
+    train(twin, again, rest[:1])
+    twin.last.weight.data.fill_(torch.nan)
+    train(twin, again, rest[1:5])
+    assert "rolled back" in again.decisions[2]["intervention"]
+    assert torch.equal(twin.first.weight, net.first.weight)
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_it_goes_on_to_the_last_bit_after_roll_backs(fused):
+    net, optimizer, rest = trained(fused=fused)
+    for bad in (0, 12):
+        rest[bad][0][:] = torch.nan
+    train(net, optimizer, rest[:9])
+    states = copy.deepcopy([net.state_dict(), optimizer.state_dict()])
+    torch.manual_seed(1)
+    losses = train(net, optimizer, rest[9:])
+    twin = Net()
+    twin.load_state_dict(states[0])
+    again = Pilot.load().attach(twin, 90, decisions=9, fused=fused)
+    again.load_state_dict(states[1])
+    torch.manual_seed(1)
+    assert train(twin, again, rest[9:])[20:] == losses[20:]
+    roll_backs = [record["intervention"] is not None for record in again.decisions]
+    assert roll_backs == [False, False, True, True, *[False] * 5]
+
+
+@pytest.mark.parametrize("cut", ["run", "gradients", "steps"])
+def test_a_state_that_is_cut_short_changes_nothing(cut):
+    net, optimizer, _ = trained()
+    state = optimizer.state_dict()
+    del state["pilot"][cut]
+    again = Pilot.load().attach(net, 90, decisions=9)
+    with pytest.raises(TrainpilotError, match=f"must be whole; given: one without {cut}"):
+        again.load_state_dict(state)
+    with pytest.raises(TrainpilotError, match="must be what state_dict gave; given: None"):
+        again.load_state_dict(None)
+    assert again.steps == 0
+
+
+def test_a_checkpoint_holds_plain_values_whatever_it_was_given(tmp_path):
+    net = Net()
+    guard = GuardConfig(max_train_loss_ratio=np.float64(50))
+    optimizer = Pilot.load().attach(net, np.int64(60), decisions=np.int64(6), guard=guard)
+    train(net, optimizer, batches(15))
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    optimizer.load_state_dict(torch.load(tmp_path / "state.pt"))
+
+
+class Failing(Constant):
+    """Fails once."""
+
+    def decide(self, view):
+        if view.decision == 2 and not hasattr(Failing, "failed"):
+            Failing.failed = True
+            raise OSError("once")
+        return super().decide(view)
+
+
+def test_what_a_controller_fails_to_decide_is_decided_in_the_next_step():
+    net = Net()
+    optimizer = Pilot(Failing("adam", 1e-3)).attach(net, 60, decisions=6)
+    stream = list(batches(60))
+    with pytest.raises(OSError, match="once"):
+        train(net, optimizer, stream[:20])
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(state)
+    train(net, optimizer, stream[20:])
+    assert [record["decision"] for record in optimizer.decisions] == list(range(6))
+    assert all(record["train_loss"] is not None for record in optimizer.decisions)
 
 
 def test_the_state_of_another_version_is_refused():

@@ -48,17 +48,29 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
             "a pilot takes over from Adam, AdamW, SGD or RMSprop of torch, from others where it is "
             f"told the optimizer and the lr to begin with; given: {kind.__name__}"
         )
+    rates = [_rate(group, defaults) for group in optimizer.param_groups]
+    common = rates[0] if len(set(rates)) == 1 else None
+    if common is not None:
+        start["lr"] = common
     start |= options
     groups = []
-    for group in optimizer.param_groups:
-        rate = group.get("initial_lr", group["lr"])
-        own = {"params": group["params"], "lr": start["lr"] * float(rate / defaults["lr"])}
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        ratio = 1.0 if common is not None else rate / (float(defaults["lr"]) or max(rates))
+        own = {"params": group["params"], "lr": start["lr"] * ratio}
         if group.get("weight_decay") != defaults.get("weight_decay"):
             own["weight_decay"] = group["weight_decay"]
-        if has_momentum and _momentum(group) != _momentum(defaults):
+        # Schedulers that lead the momentum too say so in the group.
+        is_led = "max_momentum" in group
+        if has_momentum and not is_led and _momentum(group) != _momentum(defaults):
             own["momentum"] = _momentum(group)
         groups.append(own)
     return {"params": groups, **start}
+
+
+def _rate(group: dict[str, Any], defaults: dict[str, Any]) -> float:
+    """The learning rate that a group was given; `OneCycleLR` has put another in its place."""
+    rate = defaults["lr"] if "max_lr" in group else group.get("initial_lr", group["lr"])
+    return float(rate)
 
 
 def _momentum(settings: dict[str, Any]) -> float:

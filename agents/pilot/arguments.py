@@ -28,6 +28,16 @@ def require_counts(**counts: Any) -> None:
         )
 
 
+def require_seed(seed: Any) -> None:
+    """It must be a whole number of at least 0.
+
+    Raises:
+        TrainpilotError: if it is not.
+    """
+    is_seed = isinstance(seed, Integral) and int(seed) >= 0
+    require(is_seed, "seed must be a whole number of at least 0", repr(seed))
+
+
 def require_numbers(**numbers: Any) -> None:
     """Each must be a number.
 
@@ -36,6 +46,26 @@ def require_numbers(**numbers: Any) -> None:
     """
     for name, value in numbers.items():
         require(isinstance(value, Real), f"{name} must be a number", repr(value))
+
+
+def require_kind(kind: Any, called: str, **values: Any) -> None:
+    """Each must be of a kind.
+
+    Raises:
+        TrainpilotError: naming the first that is not.
+    """
+    for name, value in values.items():
+        require(isinstance(value, kind), f"{name} must be {called}", f"a {type(value).__name__}")
+
+
+def require_functions(**functions: Any) -> None:
+    """Each must be None or something to call.
+
+    Raises:
+        TrainpilotError: naming the first that is not.
+    """
+    for name, value in functions.items():
+        require(value is None or callable(value), f"{name} must be a function", repr(value))
 
 
 def require_within(start: Hyperparameters, bounds: BoundsConfig) -> None:
@@ -55,6 +85,9 @@ def require_within(start: Hyperparameters, bounds: BoundsConfig) -> None:
         high = math.inf if high is None else high
         if field == "learning_rate":
             name, low, high = "lr", low * unit, high * unit
+        if field == "gradient_clip" and value == math.inf:
+            # No clip is none to begin with, whatever comes later.
+            continue
         require(
             low <= value <= high,
             f"{name} must lie within the bounds, {low:g} to {high:g} (others: attach's bounds)",

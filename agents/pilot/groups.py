@@ -31,15 +31,22 @@ def parameter_groups(
         TrainpilotError: if there is nothing to train, a parameter is complex, or a group has betas
             or a momentum out of range.
     """
-    given: list[Any] = list(model.parameters() if params is None else params)
+    rule = "params must be parameters, or groups of them with their 'params'"
+    require(not isinstance(params, nn.Module | Tensor), rule, f"a {type(params).__name__}")
+    with explaining(rule):
+        given: list[Any] = list(model.parameters() if params is None else params)
     if given and not isinstance(given[0], dict):
         given = [{"params": given}]
     groups = []
     for group in given:
+        require(isinstance(group, dict) and "params" in group, rule, repr(group)[:60])
         own: Any = group["params"]
-        parameters = [own] if isinstance(own, Tensor) else list(own)
+        with explaining(rule):
+            parameters = [own] if isinstance(own, Tensor) else list(own)
         if parameters and isinstance(parameters[0], tuple):
             parameters = [parameter for _, parameter in parameters]
+        for parameter in parameters:
+            require(isinstance(parameter, Tensor), rule, repr(parameter)[:60])
         if parameters:
             groups.append(with_multipliers({**group, "params": parameters}, start))
     trained = [parameter for group in groups for parameter in group["params"]]
@@ -48,8 +55,6 @@ def parameter_groups(
             "a pilot needs a model with parameters that require gradients; given: "
             f"{type(model).__name__} without any"
         )
-    if any(parameter.is_complex() for parameter in trained):
-        raise TrainpilotError("a pilot trains real parameters; given: complex ones")
     return groups
 
 
@@ -80,8 +85,14 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
     does a momentum of its own.
 
     Raises:
-        TrainpilotError: if the group has betas, or a momentum out of range.
+        TrainpilotError: if the group has betas, a setting out of range, or complex parameters.
     """
+    given_parameters = group["params"]
+    parameters = (
+        [given_parameters] if isinstance(given_parameters, Tensor) else list(given_parameters)
+    )
+    if any(isinstance(one, Tensor) and one.is_complex() for one in parameters):
+        raise TrainpilotError("a pilot trains real parameters; given: complex ones")
     if group.get("betas") is not None:
         raise TrainpilotError(
             "a group of a pilot may have a momentum of its own, Adam's beta1, and beta2 is 0.999 "
@@ -94,6 +105,10 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
         own_momentum = float(given)
     require(0 <= own_momentum < 1, "the momentum of a group must lie in [0, 1)", given)
     own_rate, own_decay = group.get("lr", rate), group.get("weight_decay", decay)
+    for name, value in (("lr", own_rate), ("weight_decay", own_decay)):
+        with explaining(f"the {name} of a group must be a number"):
+            is_sound = float(value) >= 0
+        require(is_sound, f"the {name} of a group must be at least 0", value)
     multiplier: float | None
     if "weight_decay" not in group:
         multiplier = 1.0
@@ -103,6 +118,7 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
         multiplier = own_decay / decay if decay else None
     return {
         **group,
+        "params": parameters,
         "lr": own_rate,
         "weight_decay": own_decay,
         "momentum": own_momentum,
@@ -170,6 +186,9 @@ class GroupSettings:
         for group, (_, decay, _) in pairs:
             if group["weight_decay"] != decay:
                 group["weight_decay_multiplier"] = None
+        for group in self._groups:
+            is_sound = 0 <= group["momentum"] < 1
+            require(is_sound, "the momentum of a group must lie in [0, 1)", group["momentum"])
         momentum = self._take_momenta()
         if momentum is not None and momentum != settings.momentum[0]:
             taken["momentum"] = momentum

@@ -13,6 +13,7 @@ from trainpilot.agents.controller import Controller
 from trainpilot.agents.pilot.optimizer import DivergedError
 from trainpilot.agents.pilot.pilot import Pilot
 from trainpilot.agents.run import Run
+from trainpilot.envs.actions import clamp
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.data_order import data_order
 from trainpilot.envs.devices import device_of
@@ -98,7 +99,8 @@ class _Loop:
     def train(self, pilot: Pilot, seed: int) -> None:
         """Train to the end of the budget, or until the guard ends it."""
         config, task, begun = self._config, self._task, time.perf_counter()
-        start = draw_start(config.start, run_generator(seed)).row(0)
+        # The engine moves a start into the bounds at the first decision.
+        start = clamp(draw_start(config.start, run_generator(seed)), config.bounds).row(0)
         optimizer = pilot.attach(
             self._model,
             config.n_micro_batches,

@@ -18,9 +18,9 @@ from trainpilot.agents.pilot.ranks import agree
 from trainpilot.agents.pilot.snapshot import Snapshot
 from trainpilot.agents.pilot.told import ToldOptimizer, scalar
 from trainpilot.agents.pilot.torch_optimizers import TorchOptimizers
-from trainpilot.agents.pilot.training_run import Measured, TrainingRun, Valid
+from trainpilot.agents.pilot.training_run import Judgement, Measured, TrainingRun, Valid
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
-from trainpilot.inner_tasks.errors import TrainpilotError, explaining, require
+from trainpilot.inner_tasks.errors import TrainpilotError, require
 
 
 class DivergedError(TrainpilotError):
@@ -74,6 +74,8 @@ class PilotOptimizer(ToldOptimizer):
         self._updated: list[bool] = []
         self._corrections: list[float] = []
         self._looked = False
+        self._judgement: Judgement | None = None
+        self._undelivered: list[dict[str, Any]] = []
         self._interval = clock.interval(0)
         self._begun = self._over = self._said_over = False
         self._ended: str | None = None
@@ -141,9 +143,11 @@ class PilotOptimizer(ToldOptimizer):
     def _step(self, loss: Tensor | float) -> None:
         if self._ended is not None:
             raise DivergedError(self._ended)
-        if self._begun and self._steps >= self._interval.end:
-            # Somebody's function has failed in the last step.
-            self._next_decision()
+        # Where somebody's function has failed in the last step; what is rolled back then, these
+        # gradients are not of.
+        is_late = self._begun and self._steps >= self._interval.end
+        if is_late and self._next_decision().rolled_back:
+            return
         parameters = self._parameters
         if not self._has_gradients():
             if self._begun:
@@ -155,11 +159,27 @@ class PilotOptimizer(ToldOptimizer):
         self._take_settings()
         if not self._begun:
             self._begin()
-        if self._snapshot is not None:
-            # What was frozen when it was made.
-            self._snapshot.extend([one for one in parameters if one.grad is not None])
-        measured = self._interval.measured[len(self._updated)]
-        if self._steps != measured:
+        self._keep_what_moves()
+        is_measured = self._move(loss, parameters)
+        if self._over:
+            self._say_over()
+        if self._steps == self._interval.end:
+            self._next_decision()
+        elif is_measured:
+            self._settings.write_rates(self._run.hyperparameters, self._factor())
+
+    def _keep_what_moves(self) -> None:
+        """What was frozen when the snapshot was made, but has a gradient now, goes into it."""
+        if self._snapshot_device is None:
+            return
+        if self._snapshot is None:
+            self._snapshot = self._new_snapshot()
+        self._snapshot.extend([one for one in self._parameters if one.grad is not None])
+
+    def _move(self, loss: Tensor | float, parameters: list[Tensor]) -> bool:
+        """Make the update; tells whether the step is one of those that are measured."""
+        is_measured = self._steps == self._interval.measured[len(self._updated)]
+        if not is_measured:
             is_first = self._steps == self._interval.first and not self._looked
             if is_first and self._run.wants_first:
                 self._probe.look(loss, parameters)
@@ -174,12 +194,7 @@ class PilotOptimizer(ToldOptimizer):
             self._updated.append(updated)
             self._corrections.append(1 / (1 - momentum ** max(self._updates, 1)))
         self._steps += 1
-        if self._over:
-            self._say_over()
-        if self._steps == self._interval.end:
-            self._next_decision()
-        elif self._steps > measured:
-            self._settings.write_rates(self._run.hyperparameters, self._factor())
+        return is_measured
 
     def _has_gradients(self) -> bool:
         found = False
@@ -197,8 +212,6 @@ class PilotOptimizer(ToldOptimizer):
     def _begin(self) -> None:
         self._ask_valid()
         self._agree(np.zeros(0))
-        if self._snapshot_device is not None:
-            self._snapshot = self._new_snapshot()
         self._run.begin()
         self._begun = True
         self._decide()
@@ -226,24 +239,15 @@ class PilotOptimizer(ToldOptimizer):
                 self._updates += 1
         return is_complete
 
-    def _next_decision(self) -> None:
-        """Close the interval behind and decide on the next."""
-        self._ask_valid()
-        sums = self._agree(self._probe.take())
-        first = sums[:, 0] if self._looked else None
-        sums = sums[:, int(self._looked) :]
-        measured = Measured(sums, np.array(self._updated), np.array(self._corrections), first)
-        self._updated, self._corrections, self._looked = [], [], False
-        judgement = self._run.judge(measured)
-        if self._snapshot is not None:
-            if judgement.rolled_back or judgement.ended:
-                self._snapshot.restore()
-                self._gradients.clear()
-                self._updates = self._good_updates
-            elif judgement.sound:
-                self._snapshot.keep()
-                self._good_updates = self._updates
-        closed = self.decisions[-1]
+    def _next_decision(self) -> Judgement:
+        """Close the interval behind and decide on the next; tells what was found.
+
+        What somebody's function or controller leaves undone when it fails is done by the next call.
+        """
+        if self._judgement is None:
+            self._ask_valid()
+            self._judgement = self._judge()
+        judgement, closed = self._judgement, self.decisions[self._run.decision - 1]
         if judgement.ended:
             where = "as it is" if self._snapshot is None else "as it was when all was well"
             limit = "" if judgement.limit is None else f"; the guard's {judgement.limit}"
@@ -253,11 +257,35 @@ class PilotOptimizer(ToldOptimizer):
             )
         else:
             self._decide()
-        # Last, since it may fail.
-        if self._on_decision is not None:
-            self._on_decision(closed)
+        self._judgement = None
+        # Last, since it may fail; then the record comes with the next one.
+        self._undelivered.append(closed)
+        while self._undelivered:
+            if self._on_decision is not None:
+                self._on_decision(self._undelivered[0])
+            del self._undelivered[0]
         if self._ended is not None:
             raise DivergedError(self._ended)
+        return judgement
+
+    def _judge(self) -> Judgement:
+        """What the guard says of the interval behind; the model is where it is to go on from."""
+        sums = self._agree(self._probe.read())
+        first = sums[:, 0] if self._looked else None
+        sums = sums[:, int(self._looked) :]
+        measured = Measured(sums, np.array(self._updated), np.array(self._corrections), first)
+        judgement = self._run.judge(measured)
+        self._probe.clear()
+        self._updated, self._corrections, self._looked = [], [], False
+        if self._snapshot is not None:
+            if judgement.rolled_back or judgement.ended:
+                self._snapshot.restore()
+                self._gradients.clear()
+                self._updates = self._good_updates
+            elif judgement.sound:
+                self._snapshot.keep()
+                self._good_updates = self._updates
+        return judgement
 
     def _decide(self) -> None:
         self._over = self._clock.is_over(self._run.decision)
@@ -270,10 +298,10 @@ class PilotOptimizer(ToldOptimizer):
         if self._validate is None:
             return
         found: Any = self._validate()
-        given = found if isinstance(found, tuple) else (found, None)
-        with explaining("validate must give a loss, or a loss and an accuracy in [0, 1]"):
-            loss, accuracy = given
-            self._told.tell_valid(loss, accuracy)
+        given = found if isinstance(found, tuple) else (found,)
+        rule = "validate must give a loss, or a loss and an accuracy"
+        require(1 <= len(given) <= 2, rule, f"{len(given)} numbers")
+        self._told.tell_valid(*given)
 
     def _say_over(self) -> None:
         if not self._said_over:
@@ -326,8 +354,9 @@ class PilotOptimizer(ToldOptimizer):
             self._snapshot.extend(group["params"])
         self._write()
 
-    def _shapes(self) -> list[list[int]]:
-        return [list(parameter.shape) for parameter in self._parameters]
+    def _shapes(self) -> list[list[list[int]]]:
+        """Of the parameters of each group."""
+        return [[list(one.shape) for one in group["params"]] for group in self.param_groups]
 
     def __getstate__(self) -> dict[str, Any]:
         """Refuses: a copy would move the same parameters."""
@@ -369,6 +398,7 @@ class PilotOptimizer(ToldOptimizer):
                 **{name: getattr(self, f"_{name}") for name in _COUNTS},
                 "updated": list(self._updated),
                 "corrections": list(self._corrections),
+                "judgement": None if self._judgement is None else list(self._judgement),
             }
         return {"state": self._optimizers.state_dict(), "param_groups": groups, "pilot": pilot}
 
@@ -385,7 +415,8 @@ class PilotOptimizer(ToldOptimizer):
             UserWarning: if the controller, the bounds or the guard are others: those of this
                 optimizer count from now on.
         """
-        state_dict = dict(state_dict)
+        if isinstance(state_dict, dict):
+            state_dict = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         self._load_state_dict(state_dict)
@@ -393,6 +424,7 @@ class PilotOptimizer(ToldOptimizer):
             after(self)
 
     def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        require(isinstance(state_dict, dict), "a state must be what state_dict gave", state_dict)
         pilot, groups = state_dict.get("pilot"), state_dict.get("param_groups", [])
         if pilot is None:
             raise TrainpilotError(
@@ -411,8 +443,8 @@ class PilotOptimizer(ToldOptimizer):
         )
         require(
             pilot["shapes"] == self._shapes(),
-            "the state must be that of parameters of the same shapes",
-            "other shapes",
+            "the state must be that of parameters of the same shapes in the same groups",
+            "others",
         )
         require(
             pilot["clock"] == self._clock.settings,
@@ -425,9 +457,9 @@ class PilotOptimizer(ToldOptimizer):
             "a training that goes on must have begun",
             "a state from before the first step",
         )
+        missing = {*_STARTED, *_COUNTS} - pilot.keys() if pilot["begun"] else set()
+        require(not missing, "a pilot's state must be whole", f"one without {', '.join(missing)}")
         snapshot = pilot.get("snapshot")
-        if snapshot is not None:
-            Snapshot.check(snapshot, self._model)
         others = [
             name for name, own in self._run.attached.items() if pilot["attached"][name] != own
         ]
@@ -451,17 +483,23 @@ class PilotOptimizer(ToldOptimizer):
         for name in _COUNTS:
             setattr(self, f"_{name}", pilot[name])
         self._updated, self._corrections = list(pilot["updated"]), list(pilot["corrections"])
+        judgement = pilot["judgement"]
+        self._judgement = None if judgement is None else Judgement(*judgement)
         self._interval = self._clock.interval(self._run.decision)
-        if self._snapshot_device is not None:
+        # Where the state has none, the model may not be what it is to go on as before it goes on.
+        self._snapshot = None
+        if self._snapshot_device is not None and snapshot is not None:
             self._snapshot = self._new_snapshot()
-            if snapshot is not None:
-                self._snapshot.load_state_dict(snapshot)
+            self._snapshot.load_state_dict(snapshot)
         name = OPTIMIZER_NAMES[self._run.hyperparameters.optimizer[0]]
         self.state = self._optimizers.use(name)
 
 
 #: Of what `state_dict` gives.
 _FORMAT = 2
+
+#: Of a training that has begun.
+_STARTED = ("run", "probe", "gradients", "snapshot", "updated", "corrections", "judgement")
 
 #: What is counted and noted beside, by the names of the attributes.
 _COUNTS = ("steps", "updates", "good_updates", "over", "said_over", "looked")

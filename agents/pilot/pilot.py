@@ -12,7 +12,14 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from trainpilot.agents.controller import Controller
-from trainpilot.agents.pilot.arguments import require_counts, require_numbers, require_within
+from trainpilot.agents.pilot.arguments import (
+    require_counts,
+    require_functions,
+    require_kind,
+    require_numbers,
+    require_seed,
+    require_within,
+)
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.fallback import WithFallback
 from trainpilot.agents.pilot.groups import parameter_groups, with_common_momentum
@@ -22,6 +29,7 @@ from trainpilot.agents.policy import PolicyController
 from trainpilot.agents.policy_file import load_policy
 from trainpilot.envs.config import BoundsConfig, GuardConfig, validate_bounds, validate_guard
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 from trainpilot.inner_tasks.errors import require
 
 #: Beyond all distances of the policy that ships on `meta_train` and `meta_valid` from rates of 1e-5
@@ -42,6 +50,12 @@ class Pilot:
     """
 
     def __init__(self, controller: Controller, farthest: float | None = FARTHEST) -> None:
+        require(
+            isinstance(controller, Controller),
+            "a pilot needs a controller (Pilot.load takes the name or the path of a policy)",
+            repr(controller),
+        )
+        require_numbers(farthest=0.0 if farthest is None else farthest)
         self._controller = controller
         self._rhythm = (30, 10)
         self._optimizers: list[str] = []
@@ -126,6 +140,10 @@ class Pilot:
         Raises:
             TrainpilotError: if there is nothing to train, or an argument is out of range.
         """
+        require_kind(nn.Module, "a model", model=model)
+        require_kind(BoundsConfig | None, "a BoundsConfig", bounds=bounds)
+        require_kind(GuardConfig | None, "a GuardConfig", guard=guard)
+        require_functions(validate=validate, on_decision=on_decision)
         require_counts(
             total_steps=total_steps,
             batch_size=batch_size,
@@ -136,6 +154,7 @@ class Pilot:
         require_numbers(
             lr=lr, weight_decay=weight_decay, momentum=momentum, gradient_clip=gradient_clip
         )
+        require_seed(seed)
         # Nothing relates to a rate of 0.
         require(lr > 0, "lr must be above 0", lr)
         require(
@@ -161,12 +180,14 @@ class Pilot:
         groups = parameter_groups(model, params, start)
         start = with_common_momentum(groups, start)
         require_within(start, bounds)
+        # Plain numbers: whoever loads a checkpoint may refuse any others.
         clock = Clock(
-            total_steps,
-            self._rhythm[0] if decisions is None else decisions,
-            self._rhythm[1] if measured_steps is None else measured_steps,
-            decide_every,
+            None if total_steps is None else int(total_steps),
+            self._rhythm[0] if decisions is None else int(decisions),
+            self._rhythm[1] if measured_steps is None else int(measured_steps),
+            int(decide_every),
         )
+        own_name = OPTIMIZER_NAMES[start.optimizer[0]]
         # A controller remembers the run that it decides on: each has one of its own.
         controller = copy.deepcopy(self._controller)
         run = TrainingRun(controller, start, clock, bounds, guard, seed)
@@ -176,7 +197,7 @@ class Pilot:
             run,
             clock,
             # Those that a policy may switch to.
-            warm=sorted({*self._optimizers, optimizer}) if self._optimizers else [],
+            warm=sorted({*self._optimizers, own_name}) if self._optimizers else [],
             validate=validate,
             on_decision=on_decision,
             snapshot=snapshot if guard.on_divergence == "roll_back" else None,

@@ -104,15 +104,18 @@ class Probe:
         columns = [*(sums[name] for name in StepSums._fields), mean_before]
         self._rows.append(torch.stack(columns))
 
-    def take(self) -> np.ndarray:
-        """What was gathered; waits for the device, and begins anew.
+    def read(self) -> np.ndarray:
+        """What was gathered; waits for the device.
 
         Returns:
             `StepSums` and the squared norm of the mean gradient before each step,
             `(9, n_steps)`.
         """
-        rows, self._rows = self._rows, []
-        return torch.stack(rows, dim=1).cpu().numpy()
+        return torch.stack(self._rows, dim=1).cpu().numpy()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._rows = []
 
     @property
     def rows(self) -> list[Tensor]:

@@ -13,7 +13,6 @@ from trainpilot.agents.pilot.torch_optimizers import (
     numbered,
     unnumbered,
 )
-from trainpilot.inner_tasks.errors import require
 
 
 class Snapshot:
@@ -68,12 +67,17 @@ class Snapshot:
             parameter.copy_(kept)
         for name, kept in self._buffers.items():
             path, _, own = name.rpartition(".")
-            module = self._model.get_submodule(path)
-            buffer = getattr(module, own)
-            if buffer.shape == kept.shape:
+            try:
+                module = self._model.get_submodule(path)
+            except AttributeError:
+                # It is no longer part of the model.
+                continue
+            buffer = getattr(module, own, None)
+            if isinstance(buffer, Tensor) and buffer.shape == kept.shape:
                 buffer.copy_(kept)
-            else:
-                setattr(module, own, kept.to(buffer.device, copy=True))
+            elif own in module._buffers:
+                device = self._all[0].device if buffer is None else buffer.device
+                setattr(module, own, kept.to(device, copy=True))
         self._optimizers.restore(self._states)
 
     def _copy(self, tensor: Tensor) -> Tensor:
@@ -88,22 +92,8 @@ class Snapshot:
             "optimizers": numbered(self._states, self._all),
         }
 
-    @staticmethod
-    def check(state: dict[str, Any], model: nn.Module) -> None:
-        """Check that a model has the buffers of what `state_dict` gave.
-
-        Raises:
-            TrainpilotError: if it does not.
-        """
-        own = {_plain(name) for name, _ in _unwrapped(model).named_buffers()}
-        require(
-            own == state["buffers"].keys(),
-            "the state must be that of a model with the same buffers",
-            "others: " + ", ".join(sorted(own ^ state["buffers"].keys())),
-        )
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave for the copy; `check` comes before it."""
+        """Take what `state_dict` gave for the copy; of buffers, those that the model has."""
         self._parameters = {
             parameter: kept.to(self._device or parameter.device, copy=True)
             for parameter, kept in zip(self._all, state["parameters"], strict=True)
@@ -112,6 +102,7 @@ class Snapshot:
         self._buffers = {
             name: state["buffers"][_plain(name)].to(self._device or own.device, copy=True)
             for name, own in self._model.named_buffers()
+            if _plain(name) in state["buffers"]
         }
         self._states = unnumbered(state["optimizers"], self._all)
 

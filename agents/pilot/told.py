@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainpilot.agents.pilot.training_run import Valid
-from trainpilot.inner_tasks.errors import require
+from trainpilot.inner_tasks.errors import explaining, require
 
 
 class Told:
@@ -33,8 +34,9 @@ class Told:
         Raises:
             TrainpilotError: if the accuracy is out of range.
         """
-        value = float(loss)
-        share = float("nan") if accuracy is None else float(accuracy)
+        with explaining("a validation loss and an accuracy must be numbers"):
+            value = float(loss)
+            share = float("nan") if accuracy is None else float(accuracy)
         require(not (share < 0 or share > 1), "an accuracy must lie in [0, 1]", share)
         # Not a number would say that there is no validation set.
         self.valid = Valid(
@@ -110,9 +112,12 @@ def scalar(loss: Tensor | float) -> Tensor | float:
     """A loss without dimensions.
 
     Raises:
-        TrainpilotError: if it is more than one number.
+        TrainpilotError: if it is not one real number.
     """
     if isinstance(loss, Tensor):
         require(loss.numel() == 1, "a pilot's loss must be one number", f"{loss.numel()} of them")
+        require(not loss.is_complex(), "a pilot's loss must be a real number", "a complex one")
         return loss.reshape(())
+    is_number = isinstance(loss, Real)
+    require(is_number, "a pilot's loss must be a tensor or a number", f"a {type(loss).__name__}")
     return loss

@@ -82,7 +82,7 @@ class TorchOptimizers:
     def _make(self, name: str) -> None:
         how: dict[str, Any] = {"foreach": self._foreach}
         if name in _FUSED and self._fused is not None:
-            how = {"fused": self._fused}
+            how = {"fused": self._fused} | ({} if self._fused else how)
         elif name == "nesterov":
             # With `foreach`, torch's writes into the gradients that the others are to see.
             how = {"foreach": False}
@@ -157,7 +157,8 @@ class TorchOptimizers:
                 optimizer.state[parameter] = _like(values, parameter)
                 if self._fused and "step" in values:
                     # One kernel for the whole step reads its number there too.
-                    optimizer.state[parameter]["step"] = values["step"].to(parameter.device)
+                    step = values["step"].to(parameter.device, copy=True)
+                    optimizer.state[parameter]["step"] = step
         self._means = {
             parameter: _like(values, parameter)[_MEAN]
             for parameter, values in copies[_MEAN].items()

@@ -41,7 +41,7 @@ class Measured(NamedTuple):
     """The measured steps between two decisions.
 
     Attributes:
-        sums: as `Probe.take` gives them, `(9, n_steps)`.
+        sums: as `Probe.read` gives them, `(9, n_steps)`.
         updated: whether the step made an update, `(n_steps,)`.
         mean_correction: Adam's bias correction after it, `(n_steps,)`.
         first: as a column of `sums`, of the very first step, where that is none of them and
@@ -127,8 +127,8 @@ class TrainingRun:
         own = getattr(self._controller, "fingerprint", lambda: f"{kind.__module__}.{kind.__name__}")
         return {
             "controller": own(),
-            "bounds": asdict(self._bounds),
-            "guard": asdict(self._guard_config),
+            "bounds": _plain(asdict(self._bounds)),
+            "guard": _plain(asdict(self._guard_config)),
         }
 
     def begin(self) -> None:
@@ -143,11 +143,12 @@ class TrainingRun:
         """Ask the controller."""
         # Plateaus are found on what there is.
         loss = self._train_loss if np.isnan(self.valid.loss) else self.valid.loss
-        self._losses_seen.append(loss)
         view = self._view(
             self.decision, self._observer.observation, self.hyperparameters, loss, self._guard_scale
         )
         decided = self._controller.decide(view)
+        # Only then: a controller that fails is asked again.
+        self._losses_seen.append(loss)
         used, rates, clamped = bound(
             decided.hyperparameters, decided.learning_rate_factors, view.micro_batches, self._limits
         )
@@ -320,6 +321,14 @@ class TrainingRun:
                     np.array([record["guard_scale"]]),
                 )
             )
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without numbers of numpy, which a checkpoint may not hold."""
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in settings.items()
+    }
 
 
 _NOTHING_YET = {"train_loss": None, "valid_loss": None, "intervention": None}
