@@ -1,0 +1,177 @@
+"""What a policy must reach to be worth shipping, and what it reaches.
+
+    python benchmarks/bars.py [--policy default] [--seeds 10] [--out outputs/bars] [--only PART ...]
+
+It runs `trainpilot evaluate suite=meta_test` four times over: against all rivals, against random
+search, from bad starts, and with a hundred seeds. Prints one line for each bar, with its number,
+and leaves them in `bars.json`. Nothing is chosen by it. Finished runs are kept in `outputs/cache`,
+so that what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+#: Settings of the environment under which runs begin badly, beside Adam at 1e-3.
+BAD_STARTS = {
+    "rate 100 times too small": [
+        "env.start.learning_rate_low=1e-5",
+        "env.start.learning_rate_high=1e-5",
+    ],
+    "rate 30 times too large": [
+        "env.start.learning_rate_low=3e-2",
+        "env.start.learning_rate_high=3e-2",
+    ],
+    "SGD": ["env.start.optimizers=[sgd]"],
+    "RMSProp": ["env.start.optimizers=[rmsprop]"],
+}
+#: A run has recovered that ends within this of the reference's final loss.
+TOLERANCE = 1.05
+
+_FEW = ["controller=[policy,adam,shared_cosine,shared_fixed]", "method=[]", "ablations=false"]
+_ALONE = ["controller=[policy,adam]", "method=[]", "ablations=false", "references=[adam_default]"]
+#: Names of the parts, and the settings of each evaluation.
+PARTS = {
+    "rivals": [[]],
+    "search": [["method=[random_search]", *(_FEW[:1] + _FEW[2:])]],
+    "starts": [[*_ALONE, *settings] for settings in BAD_STARTS.values()],
+    "many": [[*_ALONE, "n_seeds=100"]],
+}
+
+
+class Bar(NamedTuple):
+    """One line of the result.
+
+    Attributes:
+        name: what is asked.
+        needed: at least; shares are from 0 to 1.
+        reached: what was measured.
+        interval: 95 %, with other seeds; None where there is none.
+    """
+
+    name: str
+    needed: float
+    reached: float
+    interval: tuple[float, float] | None = None
+
+    def text(self) -> str:
+        """As a line."""
+        low_high = "" if self.interval is None else " ({:.2f} to {:.2f})".format(*self.interval)
+        verdict = "reached" if self.reached >= self.needed else "NOT reached"
+        return f"{self.name}: {self.reached:.2f}{low_high}, {self.needed:g} needed: {verdict}"
+
+
+def evaluate(policy: str, seeds: int, folder: Path, settings: list[str]) -> dict[str, Any]:
+    """The results of one evaluation, which is not made again where it stands already."""
+    if not (folder / "results.json").is_file():
+        command = [sys.executable, "-m", "trainpilot.agents.evaluate", "suite=meta_test"]
+        given = [f"policy={policy}", f"n_seeds={seeds}", f"hydra.run.dir={folder}", *settings]
+        subprocess.run([*command, *given], check=True)
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return results
+
+
+def against_rivals(results: dict[str, Any]) -> list[Bar]:
+    """Speed-ups to the targets of references, and what they cost."""
+    summary = results["summary"]["policy"]
+    needed = {
+        "adam_default": ("Adam at 1e-3", 3.0),
+        "shared_fixed": ("best constant for meta_train", 1.39),
+        "shared_cosine": ("best cosine for meta_train", 1.15),
+        "oracle_fixed": ("best constant on the very task", 1.1),
+    }
+    bars = [
+        _speedup(f"speed-up over {name}, to its final loss", least, summary["speedup"][reference])
+        for reference, (name, least) in needed.items()
+    ]
+    for rival, least in (
+        ("shared_fixed", 1.39),
+        ("shared_cosine", 1.15),
+        ("oracle_fixed", 1.1),
+        ("oracle_cosine", 0.9),
+        ("policy_open_loop", 1.0),
+    ):
+        found = summary["against"][rival]["adam_default"]
+        interval = (found["ci_low"], found["ci_high"])
+        bars.append(
+            Bar(f"speed-up over {rival}, to Adam's final loss", least, found["ratio"], interval)
+        )
+    worst = summary["speedup"]["adam_default"]["worst"]
+    bars.append(Bar("speed-up over Adam on the worst task", 0.8, worst))
+    own, theirs = (results["summary"][name]["tasks"] for name in ("policy", "shared_cosine"))
+    no_higher = [
+        found["final_test_loss"] <= theirs[task]["final_test_loss"] for task, found in own.items()
+    ]
+    name = "share of tasks with a test loss no higher than the best cosine's"
+    return [*bars, Bar(name, 0.9, sum(no_higher) / len(no_higher))]
+
+
+def _speedup(name: str, least: float, found: dict[str, Any]) -> Bar:
+    return Bar(name, least, found["geomean"], (found["ci_low"], found["ci_high"]))
+
+
+def against_search(results: dict[str, Any]) -> list[Bar]:
+    """Share of tasks on which the policy is faster than what random search finds."""
+    own, theirs = (results["summary"][name]["tasks"] for name in ("policy", "random_search_4x"))
+    wins = [
+        found["speedup"]["adam_default"] > theirs[task]["speedup"]["adam_default"]
+        for task, found in own.items()
+    ]
+    name = "share of tasks on which it is faster than random search with 4 times the samples"
+    return [Bar(name, 0.7, sum(wins) / len(wins))]
+
+
+def recovered(name: str, results: dict[str, Any]) -> Bar:
+    """Share of runs from a bad start that end near the reference's final loss."""
+    runs = [run for run in results["runs"] if run["controller"] == "policy"]
+    near = [
+        not run["diverged"]
+        and run["final_outer_valid_loss"] <= TOLERANCE * run["to_target"]["adam_default"]["target"]
+        for run in runs
+    ]
+    return Bar(f"share of runs that recover from {name}", 0.95, sum(near) / len(near))
+
+
+def divergence(results: dict[str, Any]) -> list[Bar]:
+    """Share of many runs that do not diverge."""
+    runs = [run for run in results["runs"] if run["controller"] == "policy"]
+    sound = sum(not run["diverged"] for run in runs)
+    return [Bar(f"share of {len(runs):,} runs that do not diverge", 1.0, sound / len(runs))]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--policy", default="default")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("outputs/bars"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    arguments = parser.parse_args()
+    bars: list[Bar] = []
+    for part in arguments.only:
+        results = [
+            evaluate(
+                arguments.policy, arguments.seeds, arguments.out / f"{part}_{number}", settings
+            )
+            for number, settings in enumerate(PARTS[part])
+        ]
+        if part == "rivals":
+            bars += against_rivals(results[0])
+        elif part == "search":
+            bars += against_search(results[0])
+        elif part == "starts":
+            bars += [recovered(*each) for each in zip(BAD_STARTS, results, strict=True)]
+        else:
+            bars += divergence(results[0])
+    (arguments.out / "bars.json").write_text(json.dumps([bar._asdict() for bar in bars], indent=2))
+    for bar in bars:
+        print(bar.text())
+
+
+if __name__ == "__main__":
+    main()
