@@ -116,6 +116,15 @@ def test_what_a_scheduler_has_written_into_all_groups_sets_none_apart(schedule, 
     assert [own["lr"] for own in taken["params"]] == [0.5]
 
 
+def test_the_highest_rates_of_one_cycle_keep_their_ratio():
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    groups = [{"params": one.parameters(), "lr": 1e-4}, {"params": other.parameters()}]
+    theirs = torch.optim.AdamW(groups, lr=1e-3)
+    torch.optim.lr_scheduler.OneCycleLR(theirs, [1e-4, 1e-3], total_steps=50)
+    taken = take_over(theirs, {})
+    assert [group["lr"] for group in taken["params"]] == pytest.approx([1e-4, 1e-3])
+
+
 def test_groups_keep_their_ratio_where_the_optimizers_own_rate_is_0():
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
     groups = [{"params": one.parameters(), "lr": 0.1}, {"params": other.parameters(), "lr": 0.2}]

@@ -83,9 +83,10 @@ def test_bad_input_is_refused_in_a_sentence(net):
         ({"guard": {}}, "guard must be a GuardConfig; given: a dict"),
         ({"validate": 0.5}, "validate must be a function; given: 0.5"),
         ({"seed": "x"}, "seed must be a whole number of at least 0; given: 'x'"),
-        ({"params": nn.Linear(2, 2)}, "params must be parameters, .*; given: a Linear"),
-        ({"params": [1, 2]}, "params must be parameters, .*; given: 1"),
-        ({"params": 5}, "params must be parameters, .*not iterable"),
+        ({"params": nn.Linear(2, 2)}, "params must be parameters in .*not iterable"),
+        ({"params": [1, 2]}, "params must be parameters in .*; given: 1"),
+        ({"params": 5}, "params must be parameters in .*not iterable"),
+        ({"params": set(nn.Linear(2, 2).parameters())}, "params must be .*; given: a set"),
         ({"params": [{"lr": 1}]}, "with their 'params'; given: {'lr': 1}"),
         ({"params": [{"params": nn.Linear(2, 2).parameters(), "lr": -1}]}, "the lr of a group"),
         ({"params": [{"params": nn.Linear(2, 2).parameters(), "lr": "a"}]}, "the lr of a group"),
@@ -232,6 +233,41 @@ def test_an_alias_is_an_optimizer_that_a_policy_may_come_back_to(net):
     optimizer = Pilot(switching_policy()).attach(net, 30, optimizer="adamw")
     train(net, optimizer, batches(30))
     assert len({record["optimizer"] for record in optimizer.decisions}) > 1
+
+
+def test_settings_of_a_group_are_plain_numbers(net, tmp_path):
+    """A scheduler changes a tensor in place, and a checkpoint may hold no numbers of numpy."""
+    groups = [
+        {"params": net.first.parameters(), "lr": torch.tensor(1e-2)},
+        {"params": net.last.parameters(), "lr": np.float32(1e-2), "weight_decay": np.float64(0.1)},
+    ]
+    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 60, params=groups)
+    assert {type(group["lr"]) for group in optimizer.param_groups} == {float}
+    train(net, optimizer, batches(3))
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * np.cos(0.1)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    torch.load(tmp_path / "state.pt")
+    with pytest.raises(TrainpilotError, match=r"the lr of a group must be a number; given: '1e-2'"):
+        optimizer.add_param_group({"params": nn.Linear(2, 2).parameters(), "lr": "1e-2"})
+    with pytest.raises(TrainpilotError, match=r"groups of them with their 'params'; given: {'lr'"):
+        optimizer.add_param_group({"lr": 1.0})
+    optimizer.add_param_group({"params": nn.Linear(2, 2).named_parameters()})
+    optimizer.param_groups[0]["lr"] = -1.0
+    with pytest.raises(TrainpilotError, match=r"the lr of a group must be at least 0; given: -1"):
+        train(net, optimizer, batches(1))
+
+
+def test_nesterov_leaves_gradients_alone(net):
+    optimizer = Pilot(Constant("nesterov", 0.01)).attach(
+        net, 60, optimizer="nesterov", lr=0.01, fused=False, foreach=True
+    )
+    for inputs, targets in batches(2):
+        optimizer.zero_grad()
+        functional.cross_entropy(net(inputs), targets).backward()
+        before = net.first.weight.grad.clone()
+        optimizer.step(loss=1.0)
+        assert torch.equal(net.first.weight.grad, before)
 
 
 def test_a_momentum_that_cannot_be_is_refused_before_anything_moves(net):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from pilot_training import Net, batches, train
 from torch import nn
 
 from trainpilot import Pilot, TrainpilotError
+from trainpilot.agents.controller import Decision
 from trainpilot.agents.heuristics import Constant
+from trainpilot.agents.schedules import OneCycle
 from trainpilot.envs.config import GuardConfig
 
 
@@ -153,27 +156,125 @@ def test_a_checkpoint_holds_plain_values_whatever_it_was_given(tmp_path):
     optimizer.load_state_dict(torch.load(tmp_path / "state.pt"))
 
 
-class Failing(Constant):
-    """Fails once."""
+class Failing(OneCycle):
+    """Fails once, at a decision of choice; its rate changes at every step."""
+
+    fails_at: int
+
+    def __init__(self, fails_at):
+        super().__init__("adam", 1e-2)
+        self.fails_at = fails_at
 
     def decide(self, view):
-        if view.decision == 2 and not hasattr(Failing, "failed"):
-            Failing.failed = True
+        if view.decision == self.fails_at:
+            self.fails_at = -1
             raise OSError("once")
         return super().decide(view)
 
 
-def test_what_a_controller_fails_to_decide_is_decided_in_the_next_step():
+def attached(fails_at, net=None):
+    torch.manual_seed(0)
+    net = Net() if net is None else net
+    return net, Pilot(Failing(fails_at)).attach(net, 60, decisions=6)
+
+
+@pytest.mark.parametrize("fails_at", [0, 2])
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("bad", [None, 15])
+def test_what_a_controller_fails_to_decide_is_decided_in_the_next_step(fails_at, resumed, bad):
+    stream = list(batches(61))
+    if bad is not None:
+        stream[bad][0][:] = torch.nan
+    plain, expected = attached(-1)
+    torch.manual_seed(5)
+    train(plain, expected, stream[:60])
+    net, optimizer = attached(fails_at)
+    torch.manual_seed(5)
+    # The step before is made; only the first decision comes before its step.
+    done = 20 if fails_at else 0
+    with pytest.raises(OSError, match="once"):
+        train(net, optimizer, stream[: done + 1])
+    assert optimizer.steps == done
+    drawn = torch.get_rng_state()
+    if resumed:
+        twin, again = attached(-1)
+        twin.load_state_dict(net.state_dict())
+        again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        net, optimizer = twin, again
+    torch.set_rng_state(drawn)
+    if not fails_at:
+        # The dropout of its first step was drawn already.
+        torch.manual_seed(5)
+    train(net, optimizer, stream[done:60])
+    assert optimizer.steps == 60
+    rates = [[one["learning_rate"] for one in own.decisions] for own in (optimizer, expected)]
+    assert rates[0] == rates[1]
+    for one, other in zip(net.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_rate_set_while_a_decision_is_late_is_where_it_starts():
+    fails = iter([False, True, *[False] * 10])
+
+    def validate():
+        if next(fails):
+            raise OSError("once")
+        return 1.0
+
     net = Net()
-    optimizer = Pilot(Failing("adam", 1e-3)).attach(net, 60, decisions=6)
+    optimizer = Pilot(Keeping()).attach(net, 60, decisions=6, validate=validate)
+    stream = list(batches(60))
+    with pytest.raises(OSError, match="once"):
+        train(net, optimizer, stream[:10])
+    optimizer.param_groups[0]["lr"] = 1e-4
+    optimizer.add_param_group({"params": torch.zeros(2, requires_grad=True)})
+    train(net, optimizer, stream[10:20])
+    assert optimizer.decisions[1]["learning_rate"] == 1e-4
+
+
+class Keeping:
+    """Leaves everything as it is."""
+
+    def begin(self, n_runs, actions, seed):
+        pass
+
+    def decide(self, view):
+        return Decision(view.hyperparameters, learning_rate_factors=np.ones((1, 10)))
+
+
+def test_records_that_nobody_took_are_in_the_state():
+    seen, fails = [], iter([False, True, *[False] * 10])
+
+    def on_decision(record):
+        if next(fails):
+            raise OSError("once")
+        seen.append(record["decision"])
+
+    net = Net()
+    optimizer = Pilot.load().attach(net, 60, decisions=6, on_decision=on_decision)
     stream = list(batches(60))
     with pytest.raises(OSError, match="once"):
         train(net, optimizer, stream[:20])
-    state = copy.deepcopy(optimizer.state_dict())
-    optimizer.load_state_dict(state)
-    train(net, optimizer, stream[20:])
-    assert [record["decision"] for record in optimizer.decisions] == list(range(6))
-    assert all(record["train_loss"] is not None for record in optimizer.decisions)
+    again = Pilot.load().attach(net, 60, decisions=6, on_decision=on_decision)
+    again.load_state_dict(optimizer.state_dict())
+    train(net, again, stream[20:])
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_copy_that_fails_is_made_in_the_next_step(monkeypatch):
+    net, optimizer, rest = trained()
+    snapshot = optimizer._snapshot
+    monkeypatch.setattr(snapshot, "keep", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        train(net, optimizer, rest[:5])
+    train(net, optimizer, rest[5:6])
+    assert optimizer._snapshot is not snapshot
+    good = net.first.weight.clone()
+    net.last.weight.data.fill_(torch.nan)
+    train(net, optimizer, rest[6:15])
+    assert "rolled back" in optimizer.decisions[3]["intervention"]
+    assert not torch.equal(net.first.weight, good)  # the copy is of before that step
+    assert all(torch.isfinite(parameter).all() for parameter in net.parameters())
 
 
 def test_the_state_of_another_version_is_refused():

@@ -48,7 +48,7 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
             "a pilot takes over from Adam, AdamW, SGD or RMSprop of torch, from others where it is "
             f"told the optimizer and the lr to begin with; given: {kind.__name__}"
         )
-    rates = [_rate(group, defaults) for group in optimizer.param_groups]
+    rates = _rates(optimizer)
     common = rates[0] if len(set(rates)) == 1 else None
     if common is not None:
         start["lr"] = common
@@ -67,10 +67,16 @@ def take_over(optimizer: torch.optim.Optimizer, options: dict[str, Any]) -> dict
     return {"params": groups, **start}
 
 
-def _rate(group: dict[str, Any], defaults: dict[str, Any]) -> float:
-    """The learning rate that a group was given; `OneCycleLR` has put another in its place."""
-    rate = defaults["lr"] if "max_lr" in group else group.get("initial_lr", group["lr"])
-    return float(rate)
+def _rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The learning rates that groups were given.
+
+    `OneCycleLR` has put others in their place, which keep the ratio of its own highest ones.
+    """
+    groups = optimizer.param_groups
+    if all("max_lr" in group for group in groups):
+        highest = max(group["max_lr"] for group in groups)
+        return [float(optimizer.defaults["lr"] * group["max_lr"] / highest) for group in groups]
+    return [float(group.get("initial_lr", group["lr"])) for group in groups]
 
 
 def _momentum(settings: dict[str, Any]) -> float:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.inner_tasks.errors import TrainpilotError, explaining, require
 
+_RULE = "params must be parameters in an order, or groups of them with their 'params'"
+
 
 def parameter_groups(
     model: nn.Module,
@@ -31,24 +33,12 @@ def parameter_groups(
         TrainpilotError: if there is nothing to train, a parameter is complex, or a group has betas
             or a momentum out of range.
     """
-    rule = "params must be parameters, or groups of them with their 'params'"
-    require(not isinstance(params, nn.Module | Tensor), rule, f"a {type(params).__name__}")
-    with explaining(rule):
+    require(not isinstance(params, Tensor | set), _RULE, f"a {type(params).__name__}")
+    with explaining(_RULE):
         given: list[Any] = list(model.parameters() if params is None else params)
     if given and not isinstance(given[0], dict):
         given = [{"params": given}]
-    groups = []
-    for group in given:
-        require(isinstance(group, dict) and "params" in group, rule, repr(group)[:60])
-        own: Any = group["params"]
-        with explaining(rule):
-            parameters = [own] if isinstance(own, Tensor) else list(own)
-        if parameters and isinstance(parameters[0], tuple):
-            parameters = [parameter for _, parameter in parameters]
-        for parameter in parameters:
-            require(isinstance(parameter, Tensor), rule, repr(parameter)[:60])
-        if parameters:
-            groups.append(with_multipliers({**group, "params": parameters}, start))
+    groups = [group for group in (with_multipliers(one, start) for one in given) if group["params"]]
     trained = [parameter for group in groups for parameter in group["params"]]
     if not any(parameter.requires_grad for parameter in trained):
         raise TrainpilotError(
@@ -85,13 +75,11 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
     does a momentum of its own.
 
     Raises:
-        TrainpilotError: if the group has betas, a setting out of range, or complex parameters.
+        TrainpilotError: if it is no group, has betas, a setting out of range, or complex
+            parameters.
     """
-    given_parameters = group["params"]
-    parameters = (
-        [given_parameters] if isinstance(given_parameters, Tensor) else list(given_parameters)
-    )
-    if any(isinstance(one, Tensor) and one.is_complex() for one in parameters):
+    parameters = _parameters_of(group)
+    if any(parameter.is_complex() for parameter in parameters):
         raise TrainpilotError("a pilot trains real parameters; given: complex ones")
     if group.get("betas") is not None:
         raise TrainpilotError(
@@ -104,11 +92,8 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
     with explaining("the momentum of a group must be a number"):
         own_momentum = float(given)
     require(0 <= own_momentum < 1, "the momentum of a group must lie in [0, 1)", given)
-    own_rate, own_decay = group.get("lr", rate), group.get("weight_decay", decay)
-    for name, value in (("lr", own_rate), ("weight_decay", own_decay)):
-        with explaining(f"the {name} of a group must be a number"):
-            is_sound = float(value) >= 0
-        require(is_sound, f"the {name} of a group must be at least 0", value)
+    own_rate = _at_least_zero("lr", group.get("lr", rate))
+    own_decay = _at_least_zero("weight_decay", group.get("weight_decay", decay))
     multiplier: float | None
     if "weight_decay" not in group:
         multiplier = 1.0
@@ -129,6 +114,29 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
     }
 
 
+def _parameters_of(group: Any) -> list[Tensor]:
+    """The parameters of a group, named or not."""
+    require(isinstance(group, dict) and "params" in group, _RULE, repr(group)[:60])
+    own: Any = group["params"]
+    require(not isinstance(own, set), _RULE, "a set")
+    with explaining(_RULE):
+        parameters = [own] if isinstance(own, Tensor) else list(own)
+    if parameters and isinstance(parameters[0], tuple):
+        parameters = [parameter for _, parameter in parameters]
+    for parameter in parameters:
+        require(isinstance(parameter, Tensor), _RULE, repr(parameter)[:60])
+    return parameters
+
+
+def _at_least_zero(name: str, value: Any) -> float:
+    """A group's setting as a plain number, which is what is compared with later."""
+    require(not isinstance(value, str), f"the {name} of a group must be a number", repr(value))
+    with explaining(f"the {name} of a group must be a number"):
+        number = float(value)
+    require(number >= 0, f"the {name} of a group must be at least 0", value)
+    return number
+
+
 class GroupSettings:
     """Writes what is decided into parameter groups, and finds out what others have written there.
 
@@ -139,6 +147,7 @@ class GroupSettings:
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         self._groups = groups
         self._written: list[tuple[float, float, float]] = []
+        self._factor = 1.0
 
     def write(self, settings: Hyperparameters, factor: float) -> None:
         """Give every group what was decided, times its own multipliers.
@@ -160,12 +169,15 @@ class GroupSettings:
         rate = float(settings.learning_rate[0]) * factor
         for group in self._groups:
             group["lr"] = rate * group["lr_multiplier"]
-        self._written = self._now()
+        self._written, self._factor = self._now(), factor
 
     def _now(self) -> list[tuple[float, float, float]]:
-        return [(group["lr"], group["weight_decay"], group["momentum"]) for group in self._groups]
+        return [
+            (float(group["lr"]), float(group["weight_decay"]), float(group["momentum"]))
+            for group in self._groups
+        ]
 
-    def take(self, settings: Hyperparameters, factor: float) -> dict[str, float]:
+    def take(self, settings: Hyperparameters) -> dict[str, float]:
         """What somebody else has set since the last time.
 
         A weight decay that was set stays what it is, whatever is decided, and so does a momentum
@@ -173,22 +185,26 @@ class GroupSettings:
 
         Args:
             settings: of the run, as they were last written.
-            factor: likewise.
 
         Returns:
             Hyperparameters of the run that are others now.
+
+        Raises:
+            TrainpilotError: if one is out of range; nothing is taken then.
         """
-        now = self._now()
+        now, factor = self._now(), self._factor
         if now == self._written:
             return {}
+        for own_rate, own_decay, own_momentum in now:
+            _at_least_zero("lr", own_rate)
+            _at_least_zero("weight_decay", own_decay)
+            rule = "the momentum of a group must lie in [0, 1)"
+            require(0 <= own_momentum < 1, rule, own_momentum)
         taken = {}
         pairs = list(zip(self._groups, self._written, strict=True))
         for group, (_, decay, _) in pairs:
             if group["weight_decay"] != decay:
                 group["weight_decay_multiplier"] = None
-        for group in self._groups:
-            is_sound = 0 <= group["momentum"] < 1
-            require(is_sound, "the momentum of a group must lie in [0, 1)", group["momentum"])
         momentum = self._take_momenta()
         if momentum is not None and momentum != settings.momentum[0]:
             taken["momentum"] = momentum
@@ -236,10 +252,11 @@ class GroupSettings:
             if group["lr"] != before and rate > 0:
                 group["lr_multiplier"] = group["lr"] / rate
 
-    def state_dict(self) -> list[list[float]]:
+    def state_dict(self) -> dict[str, Any]:
         """What was last written, for `load_state_dict`."""
-        return [list(settings) for settings in self._written]
+        return {"settings": [list(one) for one in self._written], "factor": self._factor}
 
-    def load_state_dict(self, state: list[list[float]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` gave."""
-        self._written = [(rate, decay, momentum) for rate, decay, momentum in state]
+        self._written = [(rate, decay, momentum) for rate, decay, momentum in state["settings"]]
+        self._factor = state["factor"]

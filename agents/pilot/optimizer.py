@@ -75,6 +75,7 @@ class PilotOptimizer(ToldOptimizer):
         self._corrections: list[float] = []
         self._looked = False
         self._judgement: Judgement | None = None
+        self._settled = True
         self._undelivered: list[dict[str, Any]] = []
         self._interval = clock.interval(0)
         self._begun = self._over = self._said_over = False
@@ -143,11 +144,14 @@ class PilotOptimizer(ToldOptimizer):
     def _step(self, loss: Tensor | float) -> None:
         if self._ended is not None:
             raise DivergedError(self._ended)
-        # Where somebody's function has failed in the last step; what is rolled back then, these
-        # gradients are not of.
-        is_late = self._begun and self._steps >= self._interval.end
-        if is_late and self._next_decision().rolled_back:
-            return
+        self._take_settings()
+        # Where somebody's function has failed in the last step.
+        is_judged = self._judgement is not None
+        if self._begun and (is_judged or self._steps >= self._interval.end):
+            rolled_back = self._next_decision().rolled_back
+            if rolled_back and not is_judged:
+                # These gradients are of weights that are no more.
+                return
         parameters = self._parameters
         if not self._has_gradients():
             if self._begun:
@@ -156,7 +160,6 @@ class PilotOptimizer(ToldOptimizer):
                 "a pilot's step needs gradients, loss.backward() comes before it; given: "
                 "parameters without any"
             )
-        self._take_settings()
         if not self._begun:
             self._begin()
         self._keep_what_moves()
@@ -214,7 +217,12 @@ class PilotOptimizer(ToldOptimizer):
         self._agree(np.zeros(0))
         self._run.begin()
         self._begun = True
-        self._decide()
+        try:
+            self._decide()
+        except BaseException:
+            # The next step begins anew.
+            self._begun = False
+            raise
 
     def _agree(self, measured: np.ndarray) -> np.ndarray:
         """Let all processes of a distributed training have measured and been told the same."""
@@ -246,8 +254,12 @@ class PilotOptimizer(ToldOptimizer):
         """
         if self._judgement is None:
             self._ask_valid()
-            self._judgement = self._judge()
+            self._judge()
+        if not self._settled:
+            self._settle()
         judgement, closed = self._judgement, self.decisions[self._run.decision - 1]
+        if judgement is None:
+            raise RuntimeError("an interval that is judged has a judgement")
         if judgement.ended:
             where = "as it is" if self._snapshot is None else "as it was when all was well"
             limit = "" if judgement.limit is None else f"; the guard's {judgement.limit}"
@@ -268,24 +280,35 @@ class PilotOptimizer(ToldOptimizer):
             raise DivergedError(self._ended)
         return judgement
 
-    def _judge(self) -> Judgement:
-        """What the guard says of the interval behind; the model is where it is to go on from."""
+    def _judge(self) -> None:
+        """Let the guard say what it thinks of the interval behind."""
         sums = self._agree(self._probe.read())
         first = sums[:, 0] if self._looked else None
         sums = sums[:, int(self._looked) :]
         measured = Measured(sums, np.array(self._updated), np.array(self._corrections), first)
-        judgement = self._run.judge(measured)
+        self._judgement, self._settled = self._run.judge(measured), False
         self._probe.clear()
         self._updated, self._corrections, self._looked = [], [], False
-        if self._snapshot is not None:
-            if judgement.rolled_back or judgement.ended:
+        if self._snapshot is None and self._judgement.rolled_back:
+            # From a state that had none: there is nothing to go back to.
+            self._judgement = self._judgement._replace(rolled_back=False, ended=True)
+
+    def _settle(self) -> None:
+        """Put the model where it is to go on from."""
+        if self._snapshot is not None and self._judgement is not None:
+            if self._judgement.rolled_back or self._judgement.ended:
                 self._snapshot.restore()
                 self._gradients.clear()
                 self._updates = self._good_updates
-            elif judgement.sound:
-                self._snapshot.keep()
-                self._good_updates = self._updates
-        return judgement
+            elif self._judgement.sound:
+                self._renew(self._snapshot)
+        self._settled = True
+
+    def _renew(self, snapshot: Snapshot) -> None:
+        # A copy that fails, for want of memory say, is half of two: the next step makes another.
+        self._snapshot = None
+        snapshot.keep()
+        self._snapshot, self._good_updates = snapshot, self._updates
 
     def _decide(self) -> None:
         self._over = self._clock.is_over(self._run.decision)
@@ -326,11 +349,12 @@ class PilotOptimizer(ToldOptimizer):
         factors = self._run.factors
         if factors is None:
             return 1.0
-        return float(factors[-1 if self._over else len(self._updated)])
+        last = len(factors) - 1
+        return float(factors[last if self._over else min(len(self._updated), last)])
 
     def _take_settings(self) -> None:
         """Make what somebody else has written into the groups the run's own."""
-        taken = self._settings.take(self._run.hyperparameters, self._factor())
+        taken = self._settings.take(self._run.hyperparameters)
         if taken:
             self._run.take(**taken)
 
@@ -376,7 +400,11 @@ class PilotOptimizer(ToldOptimizer):
 
     def _state_dict(self) -> dict[str, Any]:
         groups = [
-            {name: value for name, value in group.items() if name != "params"}
+            {
+                name: value.item() if isinstance(value, np.generic) else value
+                for name, value in group.items()
+                if name != "params"
+            }
             for group in self.param_groups
         ]
         pilot: dict[str, Any] = {
@@ -399,6 +427,7 @@ class PilotOptimizer(ToldOptimizer):
                 "updated": list(self._updated),
                 "corrections": list(self._corrections),
                 "judgement": None if self._judgement is None else list(self._judgement),
+                "undelivered": [record["decision"] for record in self._undelivered],
             }
         return {"state": self._optimizers.state_dict(), "param_groups": groups, "pilot": pilot}
 
@@ -485,6 +514,7 @@ class PilotOptimizer(ToldOptimizer):
         self._updated, self._corrections = list(pilot["updated"]), list(pilot["corrections"])
         judgement = pilot["judgement"]
         self._judgement = None if judgement is None else Judgement(*judgement)
+        self._undelivered = [self.decisions[number] for number in pilot["undelivered"]]
         self._interval = self._clock.interval(self._run.decision)
         # Where the state has none, the model may not be what it is to go on as before it goes on.
         self._snapshot = None
@@ -499,7 +529,16 @@ class PilotOptimizer(ToldOptimizer):
 _FORMAT = 2
 
 #: Of a training that has begun.
-_STARTED = ("run", "probe", "gradients", "snapshot", "updated", "corrections", "judgement")
+_STARTED = (
+    "run",
+    "probe",
+    "gradients",
+    "snapshot",
+    "updated",
+    "corrections",
+    "judgement",
+    "undelivered",
+)
 
 #: What is counted and noted beside, by the names of the attributes.
-_COUNTS = ("steps", "updates", "good_updates", "over", "said_over", "looked")
+_COUNTS = ("steps", "updates", "good_updates", "over", "said_over", "looked", "settled")

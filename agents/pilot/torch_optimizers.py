@@ -81,11 +81,13 @@ class TorchOptimizers:
 
     def _make(self, name: str) -> None:
         how: dict[str, Any] = {"foreach": self._foreach}
-        if name in _FUSED and self._fused is not None:
-            how = {"fused": self._fused} | ({} if self._fused else how)
-        elif name == "nesterov":
+        if name in _FUSED and self._fused:
+            how = {"fused": True}
+        elif name in _FUSED and self._fused is not None:
+            how["fused"] = False
+        if name == "nesterov" and not self._fused:
             # With `foreach`, torch's writes into the gradients that the others are to see.
-            how = {"foreach": False}
+            how["foreach"] = False
         own: Groups = [{"params": group["params"]} for group in self._groups]
         self._all[name] = _MAKERS[name](own, **how)
 

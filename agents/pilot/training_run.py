@@ -147,13 +147,13 @@ class TrainingRun:
             self.decision, self._observer.observation, self.hyperparameters, loss, self._guard_scale
         )
         decided = self._controller.decide(view)
-        # Only then: a controller that fails is asked again.
-        self._losses_seen.append(loss)
         used, rates, clamped = bound(
             decided.hyperparameters, decided.learning_rate_factors, view.micro_batches, self._limits
         )
         self.factors = None if rates is None else rates[0] / used.learning_rate
         self._record(used, decided.explanation, clamped)
+        # Only now: a controller that fails is asked again.
+        self._losses_seen.append(loss)
         self.hyperparameters = used
 
     def _record(
