@@ -11,7 +11,7 @@ from pilot_training import Net, batches, train
 
 from trainpilot import Pilot
 from trainpilot.agents.heuristics import Constant
-from trainpilot.agents.pilot.optimizer import DivergedError
+from trainpilot.agents.pilot.deciding import DivergedError
 from trainpilot.envs.config import BoundsConfig, GuardConfig
 
 

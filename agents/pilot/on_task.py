@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trainpilot.agents.controller import Controller
-from trainpilot.agents.pilot.optimizer import DivergedError
+from trainpilot.agents.pilot.deciding import DivergedError
 from trainpilot.agents.pilot.pilot import Pilot
 from trainpilot.agents.run import Run
 from trainpilot.envs.actions import clamp
