@@ -81,7 +81,7 @@ bench: $(VENV)/.installed $(DACBENCH)/.installed
 	$(BIN)/python benchmarks/pilot.py
 
 policy: $(VENV)/.installed
-	$(BIN)/trainpilot train seed=1 'env.actions.optimizers=[]' \
+	$(BIN)/trainpilot train 'env.actions.optimizers=[]' \
 	  'env.actions.learning_rate=[0.3,0.7,1.0,1.4,3.0,10.0]' \
 	  agent.total_decisions=600000 agent.n_workers=2 hydra.run.dir=outputs/policy
 
