@@ -116,7 +116,7 @@ class DecidingOptimizer(ToldOptimizer):
         if self._snapshot_device is None:
             return
         if self._snapshot is None:
-            self._snapshot = self._new_snapshot()
+            self._snapshot, self._good_updates = self._new_snapshot(), self._updates
         self._snapshot.extend([one for one in self._parameters if one.grad is not None])
 
     def _agree(self, measured: np.ndarray) -> np.ndarray:
