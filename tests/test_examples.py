@@ -59,9 +59,10 @@ def test_three_ways_of_training_are_compared(command, tmp_path):
     for way, (run_of_seed,) in found.items():
         # In the table that is printed: a row for each way, with its test loss.
         assert f"| {way} | {run_of_seed['test_loss']:.4f} |" in output
-    adamw, _, pilot = (of_way[0]["curve"] for of_way in found.values())
-    # From the same weights, at the same rate; then they part.
-    assert pilot[0][1] == pytest.approx(adamw[0][1], rel=0.2)
+    adamw, cosine, pilot = (of_way[0]["curve"] for of_way in found.values())
+    # From the same weights; in two steps the pilot has decided once, and may have gone ahead.
+    assert cosine[0][1] == pytest.approx(adamw[0][1], rel=0.2)
+    assert pilot[0][1] == pytest.approx(adamw[0][1], rel=0.5)
     assert pilot[-1] != adamw[-1]
 
 
