@@ -11,11 +11,12 @@ so that what was interrupted goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from trainpilot.agents.files import read_json, write_json
 
 #: Settings of the environment under which runs begin badly, beside Adam at 1e-3.
 BAD_STARTS = {
@@ -33,12 +34,17 @@ BAD_STARTS = {
 #: A run has recovered that ends within this of the reference's final loss.
 TOLERANCE = 1.05
 
-_FEW = ["controller=[policy,adam,shared_cosine,shared_fixed]", "method=[]", "ablations=false"]
 _ALONE = ["controller=[policy,adam]", "method=[]", "ablations=false", "references=[adam_default]"]
 #: Names of the parts, and the settings of each evaluation.
 PARTS = {
     "rivals": [[]],
-    "search": [["method=[random_search]", *(_FEW[:1] + _FEW[2:])]],
+    "search": [
+        [
+            "controller=[policy,adam,shared_cosine,shared_fixed]",
+            "method=[random_search]",
+            "ablations=false",
+        ]
+    ],
     "starts": [[*_ALONE, *settings] for settings in BAD_STARTS.values()],
     "many": [[*_ALONE, "n_seeds=100"]],
 }
@@ -72,7 +78,7 @@ def evaluate(policy: str, seeds: int, folder: Path, settings: list[str]) -> dict
         command = [sys.executable, "-m", "trainpilot.agents.evaluate", "suite=meta_test"]
         given = [f"policy={policy}", f"n_seeds={seeds}", f"hydra.run.dir={folder}", *settings]
         subprocess.run([*command, *given], check=True)
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    results: dict[str, Any] = read_json(folder / "results.json")
     return results
 
 
@@ -168,7 +174,7 @@ def main() -> None:
             bars += [recovered(*each) for each in zip(BAD_STARTS, results, strict=True)]
         else:
             bars += divergence(results[0])
-    (arguments.out / "bars.json").write_text(json.dumps([bar._asdict() for bar in bars], indent=2))
+    write_json(arguments.out / "bars.json", [bar._asdict() for bar in bars])
     for bar in bars:
         print(bar.text())
 

@@ -117,7 +117,7 @@ class DecidingOptimizer(ToldOptimizer):
             return
         if self._snapshot is None:
             self._snapshot, self._good_updates = self._new_snapshot(), self._updates
-        self._snapshot.extend([one for one in self._parameters if one.grad is not None])
+        self._snapshot.extend(self._parameters)
 
     def _agree(self, measured: np.ndarray) -> np.ndarray:
         """Let all processes of a distributed training have measured and been told the same."""
@@ -137,14 +137,13 @@ class DecidingOptimizer(ToldOptimizer):
 
         What somebody's function or controller leaves undone when it fails is done by the next call.
         """
-        if self._judgement is None:
-            self._ask_valid()
-            self._judge()
-        if not self._settled:
-            self._settle()
-        judgement, closed = self._judgement, self.decisions[self._run.decision - 1]
+        judgement = self._judgement
         if judgement is None:
-            raise RuntimeError("an interval that is judged has a judgement")
+            self._ask_valid()
+            judgement = self._judge()
+        if not self._settled:
+            self._settle(judgement)
+        closed = self.decisions[self._run.decision - 1]
         if judgement.ended:
             where = "as it is" if self._snapshot is None else "as it was when all was well"
             limit = "" if judgement.limit is None else f"; the guard's {judgement.limit}"
@@ -165,27 +164,29 @@ class DecidingOptimizer(ToldOptimizer):
             raise DivergedError(self._ended)
         return judgement
 
-    def _judge(self) -> None:
+    def _judge(self) -> Judgement:
         """Let the guard say what it thinks of the interval behind."""
         sums = self._agree(self._probe.read())
         first = sums[:, 0] if self._looked else None
         sums = sums[:, int(self._looked) :]
         measured = Measured(sums, np.array(self._updated), np.array(self._corrections), first)
-        self._judgement, self._settled = self._run.judge(measured), False
+        judgement = self._run.judge(measured)
+        if self._snapshot is None and judgement.rolled_back:
+            # From a state that had none: there is nothing to go back to.
+            judgement = judgement._replace(rolled_back=False, ended=True)
+        self._judgement, self._settled = judgement, False
         self._probe.clear()
         self._updated, self._corrections, self._looked = [], [], False
-        if self._snapshot is None and self._judgement.rolled_back:
-            # From a state that had none: there is nothing to go back to.
-            self._judgement = self._judgement._replace(rolled_back=False, ended=True)
+        return judgement
 
-    def _settle(self) -> None:
+    def _settle(self, judgement: Judgement) -> None:
         """Put the model where it is to go on from."""
-        if self._snapshot is not None and self._judgement is not None:
-            if self._judgement.rolled_back or self._judgement.ended:
+        if self._snapshot is not None:
+            if judgement.rolled_back or judgement.ended:
                 self._snapshot.restore()
                 self._gradients.clear()
                 self._updates = self._good_updates
-            elif self._judgement.sound:
+            elif judgement.sound:
                 self._renew(self._snapshot)
         self._settled = True
 

@@ -88,10 +88,7 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
         )
     rate, decay = float(start.learning_rate[0]), float(start.weight_decay[0])
     momentum = float(start.momentum[0])
-    given = group.get("momentum", momentum)
-    with explaining("the momentum of a group must be a number"):
-        own_momentum = float(given)
-    require(0 <= own_momentum < 1, "the momentum of a group must lie in [0, 1)", given)
+    own_momentum = _momentum(group.get("momentum", momentum))
     own_rate = _at_least_zero("lr", group.get("lr", rate))
     own_decay = _at_least_zero("weight_decay", group.get("weight_decay", decay))
     multiplier: float | None
@@ -135,6 +132,14 @@ def _at_least_zero(name: str, value: Any) -> float:
         number = float(value)
     require(number >= 0, f"the {name} of a group must be at least 0", value)
     return number
+
+
+def _momentum(value: Any) -> float:
+    """A group's momentum, likewise."""
+    with explaining("the momentum of a group must be a number"):
+        momentum = float(value)
+    require(0 <= momentum < 1, "the momentum of a group must lie in [0, 1)", value)
+    return momentum
 
 
 class GroupSettings:
@@ -198,8 +203,7 @@ class GroupSettings:
         for own_rate, own_decay, own_momentum in now:
             _at_least_zero("lr", own_rate)
             _at_least_zero("weight_decay", own_decay)
-            rule = "the momentum of a group must lie in [0, 1)"
-            require(0 <= own_momentum < 1, rule, own_momentum)
+            _momentum(own_momentum)
         taken = {}
         pairs = list(zip(self._groups, self._written, strict=True))
         for group, (_, decay, _) in pairs:

@@ -6,14 +6,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainpilot.agents.pilot.deciding import DecidingOptimizer, DivergedError
 from trainpilot.agents.pilot.groups import with_multipliers
 from trainpilot.agents.pilot.told import scalar
-from trainpilot.agents.pilot.training_run import Judgement, Valid
+from trainpilot.agents.pilot.training_run import Judgement, Valid, plain_numbers
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 
@@ -197,11 +196,7 @@ class PilotOptimizer(DecidingOptimizer):
 
     def _state_dict(self) -> dict[str, Any]:
         groups = [
-            {
-                name: value.item() if isinstance(value, np.generic) else value
-                for name, value in group.items()
-                if name != "params"
-            }
+            plain_numbers({name: value for name, value in group.items() if name != "params"})
             for group in self.param_groups
         ]
         pilot: dict[str, Any] = {

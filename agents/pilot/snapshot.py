@@ -56,8 +56,9 @@ class Snapshot:
     def extend(self, parameters: list[Tensor]) -> None:
         """Keep those that are not kept yet as they are now; what cannot move needs no copy."""
         for parameter in parameters:
-            can_move = parameter.requires_grad or parameter.grad is not None
-            if can_move and parameter not in self._parameters:
+            if parameter in self._parameters:
+                continue
+            if parameter.requires_grad or parameter.grad is not None:
                 self._parameters[parameter] = self._copy(parameter)
 
     @torch.no_grad()

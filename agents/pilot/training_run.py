@@ -127,8 +127,8 @@ class TrainingRun:
         own = getattr(self._controller, "fingerprint", lambda: f"{kind.__module__}.{kind.__name__}")
         return {
             "controller": own(),
-            "bounds": _plain(asdict(self._bounds)),
-            "guard": _plain(asdict(self._guard_config)),
+            "bounds": plain_numbers(asdict(self._bounds)),
+            "guard": plain_numbers(asdict(self._guard_config)),
         }
 
     def begin(self) -> None:
@@ -323,7 +323,7 @@ class TrainingRun:
             )
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def plain_numbers(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without numbers of numpy, which a checkpoint may not hold."""
     return {
         name: value.item() if isinstance(value, np.generic) else value
