@@ -73,11 +73,10 @@ class Bar(NamedTuple):
 
 
 def evaluate(policy: str, seeds: int, folder: Path, settings: list[str]) -> dict[str, Any]:
-    """The results of one evaluation, which is not made again where it stands already."""
-    if not (folder / "results.json").is_file():
-        command = [sys.executable, "-m", "trainpilot.agents.evaluate", "suite=meta_test"]
-        given = [f"policy={policy}", f"n_seeds={seeds}", f"hydra.run.dir={folder}", *settings]
-        subprocess.run([*command, *given], check=True)
+    """The results of one evaluation; runs that it has made before come from its own cache."""
+    command = [sys.executable, "-m", "trainpilot.agents.evaluate", "suite=meta_test"]
+    given = [f"policy={policy}", f"n_seeds={seeds}", f"hydra.run.dir={folder}", *settings]
+    subprocess.run([*command, *given], check=True)
     results: dict[str, Any] = read_json(folder / "results.json")
     return results
 
