@@ -1,11 +1,14 @@
-"""The engine on a graphics processor, where there is one, against the engine on the CPU."""
+"""The engine and the pilot on a graphics processor, where there is one, against the CPU."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from pilot_training import Net, batches, train
+from torch.nn import functional
 
+from trainpilot import Pilot
 from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.hyperparameters import Hyperparameters
@@ -46,3 +49,56 @@ def test_thousands_of_rows():
     outcome = runs.step(Hyperparameters.full(2048))
     assert np.isfinite(outcome.valid.loss).all()
     assert not outcome.terminated.any()
+
+
+def pilot_run(device, **options):
+    torch.manual_seed(0)
+    model = Net().to(device)
+    optimizer = Pilot.load().attach(model, 60, decisions=6, **options)
+    model.drop.p = 0.0
+    train(model, optimizer, [(x.to(device), y.to(device)) for x, y in batches(60)])
+    return optimizer.decisions
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}, {"snapshot": "cpu"}])
+def test_a_pilot_decides_as_on_the_cpu(options):
+    one, other = pilot_run("cpu"), pilot_run("cuda", **options)
+    assert [record["learning_rate"] for record in one] == pytest.approx(
+        [record["learning_rate"] for record in other]
+    )
+    losses = [[record["train_loss"] for record in records] for records in (one, other)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+
+
+def test_a_pilot_waits_for_the_device_only_when_it_decides():
+    torch.manual_seed(0)
+    model = Net().cuda()
+    optimizer = Pilot.load().attach(model, 60, decisions=3)
+    stream = [(x.cuda(), y.cuda()) for x, y in batches(60)]
+    for number, (inputs, targets) in enumerate(stream, 1):
+        loss = functional.cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        # The first step makes the snapshot, every twentieth a decision.
+        torch.cuda.set_sync_debug_mode("default" if number == 1 or number % 20 == 0 else "error")
+        try:
+            optimizer.step(loss=loss)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len(optimizer.decisions) == 3
+
+
+def test_a_pilot_under_a_gradient_scaler():
+    torch.manual_seed(0)
+    model, scaler = Net().cuda(), torch.amp.GradScaler("cuda")
+    optimizer = Pilot.load().attach(model, 60, decisions=6)
+    losses = []
+    for inputs, targets in batches(60):
+        with torch.autocast("cuda", torch.float16):
+            loss = functional.cross_entropy(model(inputs.cuda()), targets.cuda())
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer, loss=loss)
+        scaler.update()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])

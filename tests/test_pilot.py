@@ -16,6 +16,7 @@ from hypothesis.strategies import data, integers, sampled_from
 from pilot_training import Net, batches, switching_policy, train, train_alike
 from torch.nn import functional
 from torch.optim import lr_scheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainpilot import Pilot
 from trainpilot.agents.controller import Decision
@@ -336,3 +337,30 @@ def test_a_run_is_cut_into_intervals_without_gaps(total, decisions, measured, da
     assert some.measured[0] >= some.first
     assert clock.is_over(clock.decisions)
     assert clock.progress(clock.decisions) == 1
+
+
+class Waits(TorchDispatchMode):
+    """Counts what reads a tensor's value, which waits for a device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["adam", "lion"])
+def test_nothing_waits_for_the_device_but_a_decision(name, net):
+    """Torch's Adam reads the number of its steps, which lies on the CPU."""
+    own = {"adam": len(list(net.parameters())), "lion": 0}[name]
+    optimizer = Pilot(Constant(name, 1e-3)).attach(net, 60, decisions=3, optimizer=name)
+    waits = []
+    for number, (inputs, targets) in enumerate(batches(60)):
+        loss = functional.cross_entropy(net(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        with Waits() as seen:
+            optimizer.step(loss=loss)
+        waits.append(seen.count)
+        assert len(optimizer.decisions) == min(1 + (number + 1) // 20, 3)
+    assert {count for step, count in enumerate(waits, 1) if step % 20 and step > 1} == {own}

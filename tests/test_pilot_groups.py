@@ -11,6 +11,7 @@ from torch import nn
 
 from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.heuristics import Constant
+from trainpilot.envs.config import BoundsConfig
 
 
 @pytest.fixture
@@ -172,3 +173,59 @@ def test_a_momentum_that_passes_another_group_s_own_leaves_it_alone(net):
 def test_a_momentum_that_cannot_be_kept_is_refused(own, message, net):
     with pytest.raises(TrainpilotError, match=message):
         Pilot.load().attach(net, 90, params=[{"params": net.parameters(), **own}])
+
+
+def test_what_all_groups_have_alike_is_what_the_run_begins_with():
+    records = []
+    for split in (False, True):
+        torch.manual_seed(0)
+        net = Net()
+        groups = [
+            {"params": [p for p in net.parameters() if (p.ndim > 1) == is_matrix], "lr": 0.01}
+            for is_matrix in (True, False)
+        ]
+        given = {"params": groups} if split else {"params": net.parameters(), "lr": 0.01}
+        optimizer = Pilot.load().attach(net, 60, decisions=6, **given)
+        train(net, optimizer, batches(60))
+        records.append([record["learning_rate"] for record in optimizer.decisions])
+        assert optimizer.decisions[0]["learning_rate_before"] == 0.01
+    assert records[0] == records[1]
+
+
+def test_a_decay_that_all_but_the_undecayed_share_is_the_runs(net):
+    groups = [
+        {"params": [net.last.weight], "weight_decay": 0.1},
+        {"params": [net.first.weight], "weight_decay": 0.1},
+        {"params": [net.last.bias], "weight_decay": 0.0},
+    ]
+    optimizer = Pilot(Constant("adam", 0.01, weight_decay=0.3)).attach(net, 60, params=groups)
+    train(net, optimizer, batches(5))
+    assert optimizer.decisions[0]["weight_decay_before"] == 0.1
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3, 0]
+
+
+def test_no_group_exceeds_the_bound(net):
+    groups = [
+        {"params": net.first.parameters(), "lr": 0.01},
+        {"params": net.last.parameters(), "lr": 0.002},
+    ]
+    bounds = BoundsConfig(learning_rate_high=0.02)
+    optimizer = Pilot(Constant("adam", 0.02)).attach(net, 60, params=groups, bounds=bounds)
+    train(net, optimizer, batches(30))
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02, 0.004])
+    # The run's own rate, which neither group has, is a tenth of the first one's.
+    assert optimizer.decisions[0]["learning_rate"] == pytest.approx(0.002)
+    assert optimizer.decisions[0]["clamped"]
+    with pytest.raises(
+        TrainpilotError, match=r"lr must lie within the bounds, .* 0.02 .*; given: 3"
+    ):
+        Pilot.load().attach(net, 60, bounds=bounds, params=[{"params": [net.last.bias], "lr": 3.0}])
+
+
+@pytest.mark.parametrize(
+    "name", ["maximize", "amsgrad", "nesterov", "capturable", "foreach", "fused"]
+)
+def test_what_a_group_may_not_have_of_its_own_is_refused(name, net):
+    groups = [{"params": net.parameters(), name: True}]
+    with pytest.raises(TrainpilotError, match=f"of its own, and no {name}; given: {name} True"):
+        Pilot.load().attach(net, 60, params=groups)

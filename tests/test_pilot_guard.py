@@ -251,3 +251,11 @@ def test_a_record_that_nobody_took_comes_with_the_next(net):
         train(net, optimizer, stream[:20])
     train(net, optimizer, stream[20:])
     assert seen == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_an_evaluation_before_the_first_step_that_is_no_number_ends_nothing(loss, net):
+    optimizer = Pilot.load().attach(net, 90, decisions=9)
+    optimizer.observe(valid_loss=loss)
+    train(net, optimizer, batches(90))
+    assert [record["intervention"] for record in optimizer.decisions] == [None] * 9

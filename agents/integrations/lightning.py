@@ -69,6 +69,11 @@ class PilotCallback(Callback):
                 optimizer cannot be taken over, or if its parameters are sharded.
         """
         require(
+            isinstance(trainer, Trainer),
+            "a pilot's callback is one for the Trainer of lightning.pytorch",
+            f"that of {type(trainer).__module__.partition('.')[0]}",
+        )
+        require(
             pl_module.automatic_optimization,
             "a pilot needs automatic optimization",
             f"{type(pl_module).__name__} with automatic_optimization = False",

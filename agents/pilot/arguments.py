@@ -68,12 +68,13 @@ def require_functions(**functions: Any) -> None:
         require(value is None or callable(value), f"{name} must be a function", repr(value))
 
 
-def require_within(start: Hyperparameters, bounds: BoundsConfig) -> None:
+def require_within(start: Hyperparameters, bounds: BoundsConfig, multiplier: float = 1.0) -> None:
     """A run must begin where the first decision may leave it.
 
     Args:
         start: of the run, `(1,)` each.
         bounds: of all decisions.
+        multiplier: the greatest of the learning rate, of any group (default: 1).
 
     Raises:
         TrainpilotError: naming the first hyperparameter that is out of its range.
@@ -85,6 +86,8 @@ def require_within(start: Hyperparameters, bounds: BoundsConfig) -> None:
         high = math.inf if high is None else high
         if field == "learning_rate":
             name, low, high = "lr", low * unit, high * unit
+            # Groups with less than the run's may have any.
+            value *= max(multiplier, 1.0)
         if field == "gradient_clip" and value == math.inf:
             # No clip is none to begin with, whatever comes later.
             continue

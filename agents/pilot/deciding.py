@@ -11,7 +11,7 @@ from torch import nn
 
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.gradients import Gradients
-from trainpilot.agents.pilot.groups import GroupSettings
+from trainpilot.agents.pilot.groups import GroupSettings, greatest_multiplier
 from trainpilot.agents.pilot.probe import Probe
 from trainpilot.agents.pilot.ranks import agree
 from trainpilot.agents.pilot.snapshot import Snapshot
@@ -199,7 +199,7 @@ class DecidingOptimizer(ToldOptimizer):
     def _decide(self) -> None:
         self._over = self._clock.is_over(self._run.decision)
         if not self._over:
-            self._run.decide()
+            self._run.decide(greatest_multiplier(self.param_groups))
         self._interval = self._clock.interval(self._run.decision)
         self._write()
 

@@ -10,7 +10,23 @@ import numpy as np
 from torch import Tensor, nn
 
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.optimizers import EPSILON, RMSPROP_ALPHA
 from trainpilot.inner_tasks.errors import TrainpilotError, explaining, require
+
+#: What a group of torch's optimizers may have beside, and what it is in every group of a pilot.
+_NOT_ITS_OWN: dict[str, Any] = {
+    "maximize": False,
+    "amsgrad": False,
+    "nesterov": False,
+    "centered": False,
+    "dampening": 0,
+    "alpha": RMSPROP_ALPHA,
+    "eps": EPSILON,
+    "capturable": False,
+    "differentiable": False,
+    "foreach": None,
+    "fused": None,
+}
 
 _RULE = "params must be parameters in an order, or groups of them with their 'params'"
 
@@ -48,23 +64,40 @@ def parameter_groups(
     return groups
 
 
-def with_common_momentum(groups: list[dict[str, Any]], start: Hyperparameters) -> Hyperparameters:
-    """The start with the momentum that all groups share, which then is no group's own, if any.
+def with_what_is_common(groups: list[dict[str, Any]], start: Hyperparameters) -> Hyperparameters:
+    """The start with what all groups share, which then is no group's own.
+
+    That is the learning rate, the momentum, and the weight decay of those groups that have one.
 
     Args:
         groups: with the multipliers that `with_multipliers` gives.
         start: what they relate to, `(1,)` each.
     """
+    rate = _common([group["lr"] for group in groups])
+    if rate:
+        start = replace(start, learning_rate=np.array([rate]))
+        for group in groups:
+            group["lr_multiplier"] = 1.0
+    decay = _common([group["weight_decay"] for group in groups if group["weight_decay"]])
+    if decay:
+        start = replace(start, weight_decay=np.array([decay]))
+        for group in groups:
+            group["weight_decay_multiplier"] = 1.0 if group["weight_decay"] else 0.0
     momentum = _common([group["momentum"] for group in groups])
-    if momentum is None:
-        return start
-    for group in groups:
-        group["own_momentum"] = False
-    return replace(start, momentum=np.array([momentum]))
+    if momentum is not None:
+        start = replace(start, momentum=np.array([momentum]))
+        for group in groups:
+            group["own_momentum"] = False
+    return start
+
+
+def greatest_multiplier(groups: Sequence[dict[str, Any]]) -> float:
+    """Of the learning rate, of any group; a bound holds for that one."""
+    return max(float(group["lr_multiplier"]) for group in groups)
 
 
 def _common(values: Sequence[float]) -> float | None:
-    """What all of them are; None where they differ."""
+    """What all of them are; None where they differ, or there is none."""
     return values[0] if len(set(values)) == 1 else None
 
 
@@ -85,6 +118,13 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
         raise TrainpilotError(
             "a group of a pilot may have a momentum of its own, Adam's beta1, and beta2 is 0.999 "
             f"for all; given: betas {group['betas']}"
+        )
+    for name, usual in _NOT_ITS_OWN.items():
+        require(
+            group.get(name, usual) in (usual, None),
+            "a group of a pilot may have an lr, a weight_decay and a momentum of its own, and no "
+            f"{name}",
+            f"{name} {group.get(name)}",
         )
     rate, decay = float(start.learning_rate[0]), float(start.weight_decay[0])
     momentum = float(start.momentum[0])

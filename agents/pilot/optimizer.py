@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainpilot.agents.pilot.deciding import DecidingOptimizer, DivergedError
 from trainpilot.agents.pilot.groups import with_multipliers
+from trainpilot.agents.pilot.ranks import mean_loss
 from trainpilot.agents.pilot.told import scalar
 from trainpilot.agents.pilot.training_run import Judgement, Valid, plain_numbers
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
@@ -81,6 +82,8 @@ class PilotOptimizer(DecidingOptimizer):
             self._step(scalar(loss))
         return returned
 
+    # In a compiled training step it is left as it is: it would be compiled anew at each decision.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _step(self, loss: Tensor | float) -> None:
         if self._ended is not None:
             raise DivergedError(self._ended)
@@ -114,9 +117,12 @@ class PilotOptimizer(DecidingOptimizer):
     def _move(self, loss: Tensor | float, parameters: list[Tensor]) -> bool:
         """Make the update; tells whether the step is one of those that are measured."""
         is_measured = self._steps == self._interval.measured[len(self._updated)]
+        is_first = self._steps == self._interval.first and not self._looked
+        is_looked_at = not is_measured and is_first and self._run.wants_first
+        if is_measured or is_looked_at:
+            loss = mean_loss(loss, parameters[0].device)
         if not is_measured:
-            is_first = self._steps == self._interval.first and not self._looked
-            if is_first and self._run.wants_first:
+            if is_looked_at:
                 self._probe.look(loss, parameters)
                 self._looked = True
             self._update(parameters)

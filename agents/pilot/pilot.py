@@ -22,7 +22,11 @@ from trainpilot.agents.pilot.arguments import (
 )
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.fallback import WithFallback
-from trainpilot.agents.pilot.groups import parameter_groups, with_common_momentum
+from trainpilot.agents.pilot.groups import (
+    greatest_multiplier,
+    parameter_groups,
+    with_what_is_common,
+)
 from trainpilot.agents.pilot.optimizer import PilotOptimizer
 from trainpilot.agents.pilot.training_run import TrainingRun
 from trainpilot.agents.policy import PolicyController
@@ -110,9 +114,9 @@ class Pilot:
             total_steps: calls of `step` in the whole training (default: not known; the policy
                 then decides every `decide_every` steps and does not know its horizon).
             params: parameters, or groups of them with learning rates and weight decays of their
-                own, whose ratios are kept, and momenta, which stay where they differ, and are
-                what the run begins with where all are alike (default: those of the model that
-                need gradients).
+                own, whose ratios are kept, and momenta, which stay. What all of them have alike
+                is what the run begins with (default: all of the model; frozen ones are trained
+                from when they require gradients).
             lr: learning rate to begin with, > 0.
             optimizer: to begin with.
             weight_decay: decoupled, to begin with, >= 0.
@@ -128,13 +132,14 @@ class Pilot:
                 for; 30 for another controller).
             measured_steps: of those between two decisions, at least 1 (default: likewise, 10).
             decide_every: steps between two decisions where `total_steps` is not known.
-            bounds: hard ranges of the hyperparameters, in which the run begins (default: those of
-                `BoundsConfig`, with a `batch_size` of up to the one to begin with).
+            bounds: hard ranges of the hyperparameters, in which the run begins; no group's
+                learning rate exceeds the highest (default: those of `BoundsConfig`, with a
+                `batch_size` of up to the one to begin with).
             guard: when a training has gone wrong (default: that of `GuardConfig`).
             snapshot: where the copy lies that a training is rolled back to: "beside" the model,
                 on the "cpu", or None for no copy; then what diverges ends.
             foreach: as torch's optimizers have it.
-            fused: likewise, for those of them that have it.
+            fused: likewise, for those of them that have it; not both.
             seed: for a controller that draws at random.
 
         Raises:
@@ -157,6 +162,7 @@ class Pilot:
         require_seed(seed)
         # Nothing relates to a rate of 0.
         require(lr > 0, "lr must be above 0", lr)
+        require(not (foreach and fused), "foreach and fused must not both be True", "both")
         require(
             snapshot is None or snapshot in _SNAPSHOTS,
             "snapshot must be 'beside', 'cpu' or None",
@@ -178,8 +184,8 @@ class Pilot:
             optimizer=optimizer,
         )
         groups = parameter_groups(model, params, start)
-        start = with_common_momentum(groups, start)
-        require_within(start, bounds)
+        start = with_what_is_common(groups, start)
+        require_within(start, bounds, greatest_multiplier(groups))
         # Plain numbers: whoever loads a checkpoint may refuse any others.
         clock = Clock(
             None if total_steps is None else int(total_steps),

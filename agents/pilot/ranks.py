@@ -4,7 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor, distributed
+
+
+def mean_loss(loss: Tensor | float, device: torch.device) -> Tensor | float:
+    """The mean of all processes' losses; without others, the loss itself. Waits for no device.
+
+    What each has measured is the same then, and one's checkpoint is that of all.
+
+    Args:
+        loss: of each process's own batch.
+        device: that the process group can send from.
+    """
+    n_ranks = _n_ranks()
+    if n_ranks == 1:
+        return loss
+    total = torch.as_tensor(loss, dtype=torch.float64, device=device).detach().clone()
+    distributed.all_reduce(total)
+    return total / n_ranks
+
+
+def _n_ranks() -> int:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return distributed.get_world_size()
 
 
 def agree(
@@ -18,9 +41,7 @@ def agree(
             set, say, that one process evaluates. The mean is that of those that know.
         device: that the process group can send from.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return measured, optional
-    n_ranks = distributed.get_world_size()
+    n_ranks = _n_ranks()
     if n_ranks == 1:
         return measured, optional
     known = ~np.isnan(optional)

@@ -107,6 +107,7 @@ class TrainingRun:
         self._bounds = bounds
         #: The lowest rate that somebody else has set, where that was below the bound.
         self._lowest_taken = float("inf")
+        self._greatest_multiplier = 1.0
         self._guard_config = guard
         self._seed = seed
         self._guard = Guard(guard, 1)
@@ -134,13 +135,21 @@ class TrainingRun:
     def begin(self) -> None:
         """Look at the run before its first step."""
         self._controller.begin(1, ActionSpec(ActionConfig()), self._seed)
+        if np.isinf(self.valid.loss):
+            # Nothing has gone wrong yet: it is not known, and nothing to go back to.
+            self.valid = Valid()
         self._guard.reset(_ONE, np.array([self.valid.loss]))
         self._good_valid = self.valid
         # Whatever a scheduler begins with: changes are seen beside the rate that was asked for.
         self._observer.begin(self._reading()._replace(hyperparameters=self._start))
 
-    def decide(self) -> None:
-        """Ask the controller."""
+    def decide(self, greatest_multiplier: float = 1.0) -> None:
+        """Ask the controller.
+
+        Args:
+            greatest_multiplier: of the learning rate, of any parameter group (default: 1).
+        """
+        self._greatest_multiplier = greatest_multiplier
         # Plateaus are found on what there is.
         loss = self._train_loss if np.isnan(self.valid.loss) else self.valid.loss
         view = self._view(
@@ -200,7 +209,11 @@ class TrainingRun:
     @property
     def _limits(self) -> BoundsConfig:
         lowest = min(self._bounds.learning_rate_low, self._lowest_taken)
-        return replace(self._bounds, learning_rate_low=lowest)
+        # Where groups have more than the run, theirs is the rate that the bound is for.
+        highest = self._bounds.learning_rate_high / max(self._greatest_multiplier, 1.0)
+        return replace(
+            self._bounds, learning_rate_low=min(lowest, highest), learning_rate_high=highest
+        )
 
     @property
     def wants_first(self) -> bool:
