@@ -73,6 +73,39 @@ def drawn_mlp(
     return model
 
 
+def drawn_tower(
+    generator: np.random.Generator, n_inputs: int, n_outputs: int, *first: Callable[[], nn.Module]
+) -> Callable[[], nn.Module]:
+    """A factory of deep and narrow networks, which get stuck where the learning rate is too high.
+
+    Three to ten layers of 16 to 48 units: a third each of residual blocks that are normalised after
+    they are added, as in the first transformers (Vaswani et al., 2017), of residual blocks without
+    normalisation, and of plain layers.
+
+    Args:
+        generator: of the draws.
+        n_inputs: of an example, flattened.
+        n_outputs: outputs.
+        *first: make the layers before the first of these.
+    """
+    width, n_layers = log_uniform_int(generator, 16, 48), int(generator.integers(3, 11))
+    activation = _ACTIVATIONS[generator.integers(len(_ACTIVATIONS))]
+    kind = int(generator.integers(3))
+
+    def model() -> nn.Module:
+        layers = [*(make() for make in first), nn.Flatten(), nn.Linear(n_inputs, width)]
+        for _ in range(n_layers):
+            if kind == 2:
+                layers += [activation(), nn.Linear(width, width)]
+                continue
+            block = [nn.Linear(width, 2 * width), activation(), nn.Linear(2 * width, width)]
+            layers += [Residual(nn.Sequential(*block))]
+            layers += [nn.LayerNorm(width)] if kind == 0 else []
+        return nn.Sequential(*layers, activation(), nn.Linear(width, n_outputs))
+
+    return model
+
+
 def drawn_cnn(
     generator: np.random.Generator, n_channels: int, side: int, n_outputs: int
 ) -> Callable[[], nn.Module]:

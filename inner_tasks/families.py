@@ -17,6 +17,7 @@ from trainpilot.inner_tasks.drawn_models import (
     drawn_cnn,
     drawn_micro_batch_size,
     drawn_mlp,
+    drawn_tower,
     log_uniform,
     log_uniform_int,
 )
@@ -52,6 +53,21 @@ def grammars(n_tasks: int = 64, number: int | None = None) -> Trainable:
     return _of(TaskFamily("grammars", _grammar, n_tasks, model="embedding, MLP"), number)
 
 
+def towers(n_tasks: int = 64, number: int | None = None) -> Trainable:
+    """As `mixtures`, for deep and narrow networks."""
+    return _of(TaskFamily("towers", _tower, n_tasks, model="3 to 10 narrow layers"), number)
+
+
+def deep_grammars(n_tasks: int = 64, number: int | None = None) -> Trainable:
+    """As `grammars`, for deep and narrow networks."""
+    return _of(
+        TaskFamily(
+            "deep_grammars", _deep_grammar, n_tasks, model="embedding, 3 to 10 narrow layers"
+        ),
+        number,
+    )
+
+
 def waves(n_tasks: int = 64, number: int | None = None) -> Trainable:
     """Sums of sinusoids of random directions, as a value or as the class of its quantile."""
     return _of(TaskFamily("waves", _wave, n_tasks, model="MLP, 1 to 4 layers"), number)
@@ -79,13 +95,24 @@ def _teacher(name: str, generator: np.random.Generator) -> TensorTask:
 
 
 def _mixture(name: str, generator: np.random.Generator) -> TensorTask:
+    return _classification(name, generator, *_clustered(generator))
+
+
+def _tower(name: str, generator: np.random.Generator) -> TensorTask:
+    inputs, classes, n_classes = _clustered(generator)
+    model = drawn_tower(generator, inputs.shape[1], n_classes)
+    return _classification(name, generator, inputs, classes, n_classes, model)
+
+
+def _clustered(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    """Inputs, classes, and how many there are."""
     n_examples, n_features, n_classes = _sizes(generator)
     n_clusters = n_classes * int(generator.integers(1, 5))
     centres = generator.normal(size=(n_clusters, n_features))
     cluster = generator.integers(n_clusters, size=n_examples)
     spread = log_uniform(generator, 0.3, 1.2)
     inputs = centres[cluster] + spread * generator.normal(size=(n_examples, n_features))
-    return _classification(name, generator, inputs, cluster % n_classes, n_classes)
+    return inputs, cluster % n_classes, n_classes
 
 
 def _ill_conditioned(name: str, generator: np.random.Generator) -> TensorTask:
@@ -125,6 +152,39 @@ def _pattern(name: str, generator: np.random.Generator) -> TensorTask:
 
 
 def _grammar(name: str, generator: np.random.Generator) -> TensorTask:
+    windows, n_tokens = _sentences(generator)
+    width, hidden = log_uniform_int(generator, 4, 16), log_uniform_int(generator, 16, 96)
+    context = windows.shape[1] - 1
+    return _of_windows(
+        name,
+        generator,
+        windows,
+        lambda: embedding_mlp(n_tokens, context, width, [hidden], n_tokens),
+    )
+
+
+def _deep_grammar(name: str, generator: np.random.Generator) -> TensorTask:
+    windows, n_tokens = _sentences(generator)
+    width = log_uniform_int(generator, 4, 16)
+    n_inputs = (windows.shape[1] - 1) * width
+    model = drawn_tower(generator, n_inputs, n_tokens, lambda: nn.Embedding(n_tokens, width))
+    return _of_windows(name, generator, windows, model)
+
+
+def _of_windows(
+    name: str, generator: np.random.Generator, windows: Tensor, model: Callable[[], nn.Module]
+) -> TensorTask:
+    return TensorTask(
+        name,
+        inputs=windows[:, :-1].contiguous(),
+        targets=windows[:, -1].contiguous(),
+        model=model,
+        micro_batch_size=drawn_micro_batch_size(generator),
+    )
+
+
+def _sentences(generator: np.random.Generator) -> tuple[Tensor, int]:
+    """Windows of a text and the token after each, and how many tokens there are."""
     n_tokens = log_uniform_int(generator, 6, 32)
     context = int(generator.integers(2, 9))
     n_examples = log_uniform_int(generator, 1000, 4000)
@@ -136,15 +196,7 @@ def _grammar(name: str, generator: np.random.Generator) -> TensorTask:
     while torch.bincount(text).max() > _MOST_COMMON * len(text):
         concentration *= 1.5
         text = _markov_chain(generator, n_before, n_tokens, concentration, n_examples + context)
-    windows = text.unfold(0, context + 1, 1)[:n_examples]
-    width, hidden = log_uniform_int(generator, 4, 16), log_uniform_int(generator, 16, 96)
-    return TensorTask(
-        name,
-        inputs=windows[:, :-1].contiguous(),
-        targets=windows[:, -1].contiguous(),
-        model=lambda: embedding_mlp(n_tokens, context, width, [hidden], n_tokens),
-        micro_batch_size=drawn_micro_batch_size(generator),
-    )
+    return text.unfold(0, context + 1, 1)[:n_examples], n_tokens
 
 
 #: Share of the commonest token, at most: a chain that stays where it is teaches nothing.

@@ -125,6 +125,24 @@ def _mlp_task(
     )
 
 
+def _gru_task(
+    name: str,
+    dataset: str,
+    splits: Splits,
+    n_classes: int,
+    embedding: int,
+    width: int,
+    micro_batch_size: int,
+) -> TensorTask:
+    return sourced_task(
+        name,
+        dataset,
+        splits=splits,
+        model=lambda: GRUClassifier(N_LETTERS, embedding, width, n_classes),
+        micro_batch_size=micro_batch_size,
+    )
+
+
 def _surnames() -> Splits:
     return _languages("surnames", "person", "last_names", SURNAME_LOCALES)
 
@@ -155,13 +173,14 @@ def surnames_mlp(
 
 def surnames_gru(embedding: int = 12, width: int = 32, micro_batch_size: int = 32) -> TensorTask:
     """The same with a gated recurrent unit of a `width`; needs faker."""
-    return sourced_task(
-        "surnames_gru",
-        "surnames",
-        splits=_surnames(),
-        model=lambda: GRUClassifier(N_LETTERS, embedding, width, len(SURNAME_LOCALES)),
-        micro_batch_size=micro_batch_size,
-    )
+    return _gru_task(
+        "surnames_gru", "surnames", _surnames(), len(SURNAME_LOCALES),
+        embedding, width, micro_batch_size,
+    )  # fmt: skip
+
+
+def _words() -> Splits:
+    return _languages("words", "lorem", "word_list", WORD_LOCALES)
 
 
 def words_mlp(
@@ -171,11 +190,17 @@ def words_mlp(
     micro_batch_size: int = 32,
 ) -> TensorTask:
     """The language of a common word, 10 classes; arguments as `surnames_mlp`; needs faker."""
-    splits = _languages("words", "lorem", "word_list", WORD_LOCALES)
     return _mlp_task(
-        "words_mlp", "words", splits, len(WORD_LOCALES),
+        "words_mlp", "words", _words(), len(WORD_LOCALES),
         embedding, hidden, activation, micro_batch_size,
     )  # fmt: skip
+
+
+def words_gru(embedding: int = 8, width: int = 24, micro_batch_size: int = 32) -> TensorTask:
+    """The same with a gated recurrent unit of a `width`; needs faker."""
+    return _gru_task(
+        "words_gru", "words", _words(), len(WORD_LOCALES), embedding, width, micro_batch_size
+    )
 
 
 def syllables_mlp(

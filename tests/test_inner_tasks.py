@@ -64,7 +64,10 @@ def test_task_keeps_the_contract(name):
 
 def test_every_task_is_in_one_suite_or_downloaded():
     named = [name for suite in SUITES for name in suite_tasks(suite)]
-    assert sorted(named + DOWNLOADED) == task_names()
+    assert len(set(named)) == len(named)
+    more = set(suite_tasks("wide")) - set(named)
+    assert more == {"deep_grammars", "towers", "words_gru"}
+    assert sorted([*named, *more, *DOWNLOADED]) == task_names()
     assert suite_of_tasks()["digits_cnn"] == "meta_test"
 
 
@@ -112,6 +115,12 @@ def test_the_small_suite_is_part_of_meta_train_and_needs_no_further_package():
     assert set(small) < set(suite_tasks("meta_train"))
     datasets = {load_task(name).dataset for name in small}
     assert not any(SOURCES[dataset].remedy for dataset in datasets & set(SOURCES))
+
+
+def test_the_wide_suite_has_data_of_meta_train_or_draws_its_own():
+    allowed = {load_task(name).dataset for name in suite_tasks("meta_train")}
+    for task in (load_task(name) for name in suite_tasks("wide")):
+        assert isinstance(task, TaskFamily) or task.dataset in allowed
 
 
 def test_meta_test_holds_every_modality_and_kind_of_model():
