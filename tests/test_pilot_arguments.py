@@ -278,3 +278,10 @@ def test_a_momentum_that_cannot_be_is_refused_before_anything_moves(net):
     with pytest.raises(TrainpilotError, match=r"of a group must lie in \[0, 1\); given: 1.0"):
         train(net, optimizer, batches(1))
     assert torch.equal(net.first.weight, before)
+
+
+def test_what_is_said_once_names_the_line_that_steps(net):
+    optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 3)
+    with pytest.warns(UserWarning, match="goes on after the total_steps") as said:
+        train(net, optimizer, batches(5))
+    assert said[0].filename.endswith("pilot_training.py")

@@ -86,8 +86,8 @@ def require_within(start: Hyperparameters, bounds: BoundsConfig, multiplier: flo
         high = math.inf if high is None else high
         if field == "learning_rate":
             name, low, high = "lr", low * unit, high * unit
-            # Groups with less than the run's may have any.
-            value *= max(multiplier, 1.0)
+            # What a group has beyond the run's; less is its own affair.
+            value = value * multiplier if value * multiplier > high else value
         if field == "gradient_clip" and value == math.inf:
             # No clip is none to begin with, whatever comes later.
             continue

@@ -11,7 +11,7 @@ from torch import nn
 
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.gradients import Gradients
-from trainpilot.agents.pilot.groups import GroupSettings, greatest_multiplier
+from trainpilot.agents.pilot.groups import GroupSettings
 from trainpilot.agents.pilot.probe import Probe
 from trainpilot.agents.pilot.ranks import agree
 from trainpilot.agents.pilot.snapshot import Snapshot
@@ -89,7 +89,7 @@ class DecidingOptimizer(ToldOptimizer):
         self._interval = clock.interval(0)
         self._begun = self._over = self._said_over = False
         self._ended: str | None = None
-        self._settings = GroupSettings(self.param_groups)
+        self._settings = GroupSettings(self.param_groups, run.bounds.learning_rate_high)
         self._parameters = [one for group in self.param_groups for one in group["params"]]
         self._ready = True
         self._write()
@@ -199,7 +199,7 @@ class DecidingOptimizer(ToldOptimizer):
     def _decide(self) -> None:
         self._over = self._clock.is_over(self._run.decision)
         if not self._over:
-            self._run.decide(greatest_multiplier(self.param_groups))
+            self._run.decide()
         self._interval = self._clock.interval(self._run.decision)
         self._write()
 
@@ -219,7 +219,8 @@ class DecidingOptimizer(ToldOptimizer):
                 "this training goes on after the total_steps that its pilot was told of, "
                 f"{self._interval.first:,}: it keeps its last hyperparameters, and the guard alone "
                 "watches on",
-                stacklevel=4,
+                # The line that calls `step`, which torch wraps, as it does what must not compile.
+                stacklevel=6,
             )
 
     def _write(self) -> None:

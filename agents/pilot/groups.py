@@ -10,22 +10,22 @@ import numpy as np
 from torch import Tensor, nn
 
 from trainpilot.envs.hyperparameters import Hyperparameters
-from trainpilot.envs.optimizers import EPSILON, RMSPROP_ALPHA
+from trainpilot.envs.optimizers import (
+    EPSILON,
+    LEARNING_RATE_SCALES,
+    OPTIMIZER_NAMES,
+    RMSPROP_ALPHA,
+)
 from trainpilot.inner_tasks.errors import TrainpilotError, explaining, require
 
 #: What a group of torch's optimizers may have beside, and what it is in every group of a pilot.
 _NOT_ITS_OWN: dict[str, Any] = {
     "maximize": False,
     "amsgrad": False,
-    "nesterov": False,
     "centered": False,
     "dampening": 0,
     "alpha": RMSPROP_ALPHA,
     "eps": EPSILON,
-    "capturable": False,
-    "differentiable": False,
-    "foreach": None,
-    "fused": None,
 }
 
 _RULE = "params must be parameters in an order, or groups of them with their 'params'"
@@ -92,7 +92,7 @@ def with_what_is_common(groups: list[dict[str, Any]], start: Hyperparameters) ->
 
 
 def greatest_multiplier(groups: Sequence[dict[str, Any]]) -> float:
-    """Of the learning rate, of any group; a bound holds for that one."""
+    """Of the learning rate, of any group."""
     return max(float(group["lr_multiplier"]) for group in groups)
 
 
@@ -119,7 +119,8 @@ def with_multipliers(group: dict[str, Any], start: Hyperparameters) -> dict[str,
             "a group of a pilot may have a momentum of its own, Adam's beta1, and beta2 is 0.999 "
             f"for all; given: betas {group['betas']}"
         )
-    for name, usual in _NOT_ITS_OWN.items():
+    is_nesterov = OPTIMIZER_NAMES[int(start.optimizer[0])] == "nesterov"
+    for name, usual in {**_NOT_ITS_OWN, "nesterov": is_nesterov}.items():
         require(
             group.get(name, usual) in (usual, None),
             "a group of a pilot may have an lr, a weight_decay and a momentum of its own, and no "
@@ -187,10 +188,12 @@ class GroupSettings:
 
     Args:
         groups: with the multipliers that `with_multipliers` gives; the list may grow.
+        highest: learning rate that a group may have, in Adam's units.
     """
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, groups: list[dict[str, Any]], highest: float) -> None:
         self._groups = groups
+        self._highest = highest
         self._written: list[tuple[float, float, float]] = []
         self._factor = 1.0
 
@@ -212,8 +215,9 @@ class GroupSettings:
     def write_rates(self, settings: Hyperparameters, factor: float) -> None:
         """The same for learning rates alone."""
         rate = float(settings.learning_rate[0]) * factor
+        highest = self._highest * LEARNING_RATE_SCALES[int(settings.optimizer[0])]
         for group in self._groups:
-            group["lr"] = rate * group["lr_multiplier"]
+            group["lr"] = min(rate * group["lr_multiplier"], highest)
         self._written, self._factor = self._now(), factor
 
     def _now(self) -> list[tuple[float, float, float]]:

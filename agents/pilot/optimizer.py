@@ -165,7 +165,8 @@ class PilotOptimizer(DecidingOptimizer):
 
         Args:
             param_group: as torch's optimizers take it; its "lr" and "weight_decay" keep their
-                ratio to those of the run, and a "momentum" of its own stays.
+                ratio to those of the run, which it has without them, and a "momentum" of its own
+                stays.
         """
         if not self._ready:
             super().add_param_group(param_group)

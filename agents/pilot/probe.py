@@ -90,7 +90,7 @@ class Probe:
         """
         loss, gradient, parameter, gradient_mean, gradient_parameter, mean_before = step.sums
         after = _vectors(step.parameters)
-        # In the copies, so that a measured step takes no more memory than these.
+        # In the copies, which takes no more memory than these.
         change = [then.neg_().add_(now) for now, then in zip(after, step.before, strict=True)]
         sums = {
             "train_loss": loss,

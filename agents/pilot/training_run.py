@@ -84,6 +84,7 @@ class TrainingRun:
         seed: for what the controller draws at random.
 
     Attributes:
+        bounds: as given.
         hyperparameters: in use, `(1,)` each.
         factors: of the learning rate in each measured stretch since the last decision; None
             for 1 throughout.
@@ -104,10 +105,9 @@ class TrainingRun:
     ) -> None:
         self._controller = controller
         self._clock = clock
-        self._bounds = bounds
+        self.bounds = bounds
         #: The lowest rate that somebody else has set, where that was below the bound.
         self._lowest_taken = float("inf")
-        self._greatest_multiplier = 1.0
         self._guard_config = guard
         self._seed = seed
         self._guard = Guard(guard, 1)
@@ -128,7 +128,7 @@ class TrainingRun:
         own = getattr(self._controller, "fingerprint", lambda: f"{kind.__module__}.{kind.__name__}")
         return {
             "controller": own(),
-            "bounds": plain_numbers(asdict(self._bounds)),
+            "bounds": plain_numbers(asdict(self.bounds)),
             "guard": plain_numbers(asdict(self._guard_config)),
         }
 
@@ -143,13 +143,8 @@ class TrainingRun:
         # Whatever a scheduler begins with: changes are seen beside the rate that was asked for.
         self._observer.begin(self._reading()._replace(hyperparameters=self._start))
 
-    def decide(self, greatest_multiplier: float = 1.0) -> None:
-        """Ask the controller.
-
-        Args:
-            greatest_multiplier: of the learning rate, of any parameter group (default: 1).
-        """
-        self._greatest_multiplier = greatest_multiplier
+    def decide(self) -> None:
+        """Ask the controller."""
         # Plateaus are found on what there is.
         loss = self._train_loss if np.isnan(self.valid.loss) else self.valid.loss
         view = self._view(
@@ -208,12 +203,8 @@ class TrainingRun:
 
     @property
     def _limits(self) -> BoundsConfig:
-        lowest = min(self._bounds.learning_rate_low, self._lowest_taken)
-        # Where groups have more than the run, theirs is the rate that the bound is for.
-        highest = self._bounds.learning_rate_high / max(self._greatest_multiplier, 1.0)
-        return replace(
-            self._bounds, learning_rate_low=min(lowest, highest), learning_rate_high=highest
-        )
+        lowest = min(self.bounds.learning_rate_low, self._lowest_taken)
+        return replace(self.bounds, learning_rate_low=lowest)
 
     @property
     def wants_first(self) -> bool:
