@@ -14,7 +14,7 @@ from torch import nn
 from trainpilot import Pilot
 
 RANK = """
-    import json, sys
+    import json, os, sys
     import torch
     from torch import distributed, nn
     from torch.nn.parallel import DistributedDataParallel
@@ -40,14 +40,16 @@ RANK = """
         optimizer.step(loss=loss)
     weights = [tensor.flatten().tolist() for tensor in model.state_dict().values()]
     print(json.dumps([optimizer.decisions, weights]))
-    distributed.destroy_process_group()
+    distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)
 """
 
 
 #: Trains 60 steps at once, then 23 and, from what rank 0 has saved, the rest. One batch of one
 #: rank is not finite.
 RESUMED = """
-    import json, math, sys
+    import json, math, os, sys
     import torch
     from torch import distributed, nn
     from torch.nn.parallel import DistributedDataParallel
@@ -92,12 +94,17 @@ RESUMED = """
     optimizer.load_state_dict(state)
     rest = train(model, optimizer, range(23, 60))
     print(json.dumps([expected, [rest, optimizer.decisions]]))
-    distributed.destroy_process_group()
+    distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)
 """
 
 
 def of_two_ranks(script, folder):
-    """What each of two processes prints."""
+    """What each of two processes prints.
+
+    They leave by `os._exit`: now and then torch aborts while an interpreter is taken down.
+    """
     (folder / "rank.py").write_text(textwrap.dedent(script))
     ranks = [
         subprocess.Popen(
