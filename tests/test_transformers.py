@@ -13,7 +13,8 @@ from trainpilot import Pilot, TrainpilotError
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-PilotTrainer = import_module("trainpilot.agents.integrations.transformers").PilotTrainer
+integration = import_module("trainpilot.agents.integrations.transformers")
+PilotTrainer = integration.PilotTrainer
 
 
 def language_model():
@@ -158,6 +159,46 @@ def test_what_a_pilot_cannot_do_is_refused_in_a_sentence(tmp_path):
     args = transformers.TrainingArguments(tmp_path, report_to="none", use_cpu=True)
     with pytest.raises(TrainpilotError, match="scheduler of its trainer; given: SGD"):
         PilotTrainer(model, args, optimizers=(optimizer, None))
+
+
+def test_a_trainer_that_is_built_takes_a_pilot(tmp_path):
+    class Counting(transformers.Trainer):
+        steps = 0
+
+        def training_step(self, *args, **kwargs):
+            self.steps += 1
+            return super().training_step(*args, **kwargs)
+
+    how = {
+        "pilot_options": {"decisions": 5}, "monitor": "eval_loss", "eval_strategy": "steps",
+        "eval_steps": 5, "max_steps": 20,
+    }  # fmt: skip
+    whole = trainer(tmp_path, **how)
+    whole.train()
+    built = Counting(
+        language_model(), whole.args, train_dataset=examples(), eval_dataset=examples(16)
+    )
+    integration.attach(built, "default", {"decisions": 5}, monitor="eval_loss")
+    built.train()
+    assert isinstance(built, Counting)
+    assert built.steps == built.pilot_optimizer.steps == 20
+    assert built.pilot_optimizer.decisions == whole.pilot_optimizer.decisions
+    for one, other in zip(built.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_a_built_trainer_cannot_take_leaves_it_as_it_was(tmp_path):
+    model = language_model()
+    args = transformers.TrainingArguments(tmp_path, report_to="none", use_cpu=True)
+    optimizer = torch.optim.SGD(model.parameters())
+    built = transformers.Trainer(model, args, optimizers=(optimizer, None))
+    with pytest.raises(TrainpilotError, match="scheduler of its trainer; given: SGD"):
+        integration.attach(built)
+    assert type(built) is transformers.Trainer
+    with pytest.raises(TrainpilotError, match="none yet; given: PilotTrainer"):
+        integration.attach(trainer(tmp_path))
+    with pytest.raises(TrainpilotError, match=r"Trainer of transformers.*; given: Linear"):
+        integration.attach(nn.Linear(1, 1))
 
 
 def test_a_metric_that_no_evaluation_gives_is_named(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from trainpilot.agents.integrations.attaching import attach_logged, extra
 from trainpilot.agents.pilot.optimizer import PilotOptimizer
 from trainpilot.agents.pilot.pilot import Pilot
-from trainpilot.inner_tasks.errors import require
+from trainpilot.inner_tasks.errors import TrainpilotError, require
 
 with extra("transformers"):
     from transformers import Trainer, TrainerCallback
@@ -24,6 +24,8 @@ class PilotTrainer(Trainer):
     Take it in the place of `Trainer`, or beside a trainer of another kind::
 
         class PilotSeq2SeqTrainer(PilotTrainer, Seq2SeqTrainer): ...
+
+    One that is built already takes a pilot by `attach`.
 
     The pilot begins with Adam and the arguments' `learning_rate`, `weight_decay` (none for biases
     and norms, as the Trainer has it) and `adam_beta1`, or with what `pilot_options` say. `optim`,
@@ -62,6 +64,16 @@ class PilotTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._take(pilot, pilot_options, monitor, monitor_accuracy)
+
+    def _take(
+        self,
+        pilot: Pilot | str,
+        pilot_options: dict[str, Any] | None,
+        monitor: str | None,
+        monitor_accuracy: str | None,
+    ) -> None:
+        """What there is to do for a trainer that is built."""
         given = (self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs)
         require(
             all(one is None for one in given),
@@ -154,6 +166,44 @@ class PilotTrainer(Trainer):
                 f"told none; given: nothing, and an evaluation that gives {', '.join(metrics)}",
                 stacklevel=3,
             )
+
+
+def attach(
+    trainer: Trainer,
+    pilot: Pilot | str = "default",
+    pilot_options: dict[str, Any] | None = None,
+    monitor: str | None = None,
+    monitor_accuracy: str | None = None,
+) -> None:
+    """Make a trainer that is already built train under a pilot.
+
+    For what another library or function builds, of whatever class: it becomes a `PilotTrainer` of
+    that class, with the pilot as its optimizer and a callback beside its own. A callback alone
+    would not do, since none is told the loss of a step before it is made.
+
+    Args:
+        trainer: that was given neither an optimizer nor a scheduler, and trains nothing just now.
+        pilot: as `PilotTrainer` takes it, and so are the others.
+        pilot_options: likewise.
+        monitor: likewise.
+        monitor_accuracy: likewise.
+
+    Raises:
+        TrainpilotError: if it is no Trainer, or trains under a pilot already, and as
+            `PilotTrainer` does.
+    """
+    own = type(trainer)
+    require(
+        isinstance(trainer, Trainer) and not isinstance(trainer, PilotTrainer),
+        "a pilot is attached to a Trainer of transformers that has none yet",
+        own.__name__,
+    )
+    trainer.__class__ = type(f"Pilot{own.__name__}", (PilotTrainer, own), {})
+    try:
+        cast("PilotTrainer", trainer)._take(pilot, pilot_options, monitor, monitor_accuracy)
+    except TrainpilotError:
+        trainer.__class__ = own
+        raise
 
 
 class _ForgetSkipped(TrainerCallback):
