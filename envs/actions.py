@@ -46,10 +46,12 @@ class Head(NamedTuple):
         name: the hyperparameter.
         choices: factors of it (of one minus it, for the momentum), or optimizer names, of which
             one may be `KEEP`.
+        ceiling: to which a factor may raise the learning rate, in units of Adam's.
     """
 
     name: str
     choices: tuple[float, ...] | tuple[str, ...]
+    ceiling: float = np.inf
 
     @property
     def keep_place(self) -> int | None:
@@ -95,8 +97,12 @@ class ActionSpec:
     def __init__(self, config: ActionConfig) -> None:
         offered: dict[str, list[Any]] = {name: getattr(config, name) for name in FACTOR_HEADS}
         offered["optimizer"] = config.optimizers
+        own = config.learning_rate_ceiling
+        ceilings = {} if own is None else {"learning_rate": own}
         self.heads = tuple(
-            Head(name, tuple(offered[name])) for name in HYPERPARAMETER_NAMES if offered[name]
+            Head(name, tuple(offered[name]), ceilings.get(name, np.inf))
+            for name in HYPERPARAMETER_NAMES
+            if offered[name]
         )
         self.continuous = config.continuous
         self.space: spaces.Space[Action] = self._space()
@@ -137,6 +143,8 @@ class ActionSpec:
         for head, wanted in zip(
             self.heads, self._wanted(action.astype(self.space.dtype)), strict=True
         ):
+            if head.name == "learning_rate":
+                wanted = _below(head.ceiling, after, wanted)
             after = _CHANGES[head.name](after, wanted)
         return after
 
@@ -155,7 +163,11 @@ class ActionSpec:
 
     def to_json(self) -> list[dict[str, Any]]:
         """The heads as plain data, for the metadata of a policy that chooses."""
-        return [{"name": head.name, "choices": list(head.choices)} for head in self.heads]
+        return [
+            {"name": head.name, "choices": list(head.choices)}
+            | ({} if np.isinf(head.ceiling) else {"ceiling": head.ceiling})
+            for head in self.heads
+        ]
 
     @classmethod
     def from_json(cls, heads: list[dict[str, Any]]) -> ActionSpec:
@@ -173,6 +185,8 @@ class ActionSpec:
         config = ActionConfig(optimizers=given.get("optimizer", []))
         for name in FACTOR_HEADS:
             setattr(config, name, given.get(name, []))
+        ceilings = [head["ceiling"] for head in heads if "ceiling" in head]
+        config.learning_rate_ceiling = float(ceilings[0]) if ceilings else None
         spec = cls(config)
         if spec.to_json() != heads:
             # The order of the heads is that of the policy's outputs.
@@ -188,6 +202,13 @@ def _between(factors: FloatArray, place: FloatArray) -> FloatArray:
     place = np.clip(np.nan_to_num(place.astype(np.float64)), -1, 1)
     lowest, highest = np.log(min(factors.min(), 1.0)), np.log(max(factors.max(), 1.0))
     return np.asarray(np.exp(np.where(place < 0, -place * lowest, place * highest)))
+
+
+def _below(ceiling: float, current: Hyperparameters, factor: FloatArray) -> FloatArray:
+    """Factors that raise no learning rate above a ceiling, and lower none that is above it."""
+    # Somebody else may have set a rate of 0.
+    rate = np.maximum(relative_learning_rate(current), np.finfo(np.float64).tiny)
+    return np.asarray(np.minimum(factor, np.maximum(ceiling / rate, 1)))
 
 
 def _switched(current: Hyperparameters, wanted: IntArray) -> Hyperparameters:

@@ -74,6 +74,9 @@ class ActionConfig:
         optimizers: names to choose among; "keep" for the one that is in use.
         continuous: actions are numbers (`Box`) between the smallest and the largest factor,
             not choices (`MultiDiscrete`); for algorithms that want them.
+        learning_rate_ceiling: to which a factor may raise the learning rate, in units of Adam's,
+            > 0; one that is above it already may fall or stay. Unlike a bound it holds for what a
+            policy does alone, and goes with it. Null for none.
     """
 
     learning_rate: list[float] = field(default_factory=lambda: [0.35, 0.7, 1.0, 1.4, 2.8])
@@ -83,6 +86,7 @@ class ActionConfig:
     batch_size: list[float] = field(default_factory=list)
     optimizers: list[str] = field(default_factory=lambda: ["sgd", "adam", "rmsprop"])
     continuous: bool = False
+    learning_rate_ceiling: float | None = None
 
 
 @dataclass
@@ -323,6 +327,12 @@ def _validate_actions(actions: ActionConfig) -> None:
             f"env.actions.{name} must hold factors above 0",
             factors,
         )
+    ceiling = actions.learning_rate_ceiling
+    require(
+        ceiling is None or ceiling > 0,
+        "env.actions.learning_rate_ceiling must be a number above 0, or null for none",
+        ceiling,
+    )
     for name in actions.optimizers:
         if name != KEEP:
             optimizer_index(name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from trainpilot.envs.actions import ActionSpec, Head, clamp, relative_learning_rate
 from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES
+from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES, optimizer_index
 from trainpilot.inner_tasks import TrainpilotError
 
 FULL = ActionConfig(weight_decay=[0.3, 1.0, 3.0], momentum=[0.5, 1.0, 2.0])
@@ -35,6 +38,36 @@ def test_weight_decay_can_be_raised_from_zero_and_stays_there_otherwise():
     start = Hyperparameters.full(3, weight_decay=0.0)
     after = ActionSpec(FULL).apply(start, np.array([[2, 0, 1, 1], [2, 1, 1, 1], [2, 2, 1, 1]]))
     np.testing.assert_allclose(after.weight_decay, [0, 0, 1e-4])
+
+
+def test_a_ceiling_holds_what_is_raised_and_lowers_nothing():
+    config = ActionConfig(
+        learning_rate=[0.5, 1.0, 2.0, 10.0], optimizers=["keep", "sgd"], learning_rate_ceiling=0.01
+    )
+    spec = ActionSpec(config)
+    start = Hyperparameters.full(7)
+    start.learning_rate[:] = [1e-3, 1e-3, 1e-3, 8e-3, 0.05, 0.05, 0]
+    places = [2, 3, 0, 2, 3, 0, 3]
+    after = spec.apply(start, np.array([[place, 0] for place in places]))
+    expected = [2e-3, 0.01, 0.5e-3, 0.01, 0.05, 0.025, 0]
+    np.testing.assert_allclose(after.learning_rate, expected, rtol=1e-12)
+    # Of another optimizer it is as much in Adam's units, be it chosen now or before.
+    for begun in ("adam", "sgd"):
+        scale = 1 if begun == "adam" else LEARNING_RATE_SCALES[optimizer_index("sgd")]
+        start = Hyperparameters.full(1, learning_rate=5e-3 * scale, optimizer=begun)
+        after = spec.apply(start, np.array([[3, 1]]))
+        np.testing.assert_allclose(relative_learning_rate(after), 0.01, rtol=1e-12)
+    config.continuous = True
+    start = Hyperparameters.full(1, learning_rate=5e-3)
+    after = ActionSpec(config).apply(start, np.array([[1.0, 1.0, 0.0]]))
+    np.testing.assert_allclose(after.learning_rate, 0.01, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ceiling", [0.0, -1.0])
+def test_a_ceiling_that_is_no_rate_is_refused(ceiling):
+    config = EnvConfig(actions=ActionConfig(learning_rate_ceiling=ceiling))
+    with pytest.raises(TrainpilotError, match="learning_rate_ceiling must be a number above 0"):
+        config.validate()
 
 
 CONTINUOUS = ActionSpec(ActionConfig(batch_size=[1.0, 2.0], continuous=True))
@@ -197,8 +230,9 @@ def test_a_batch_size_that_the_bounds_hold_where_it_is_cannot_be_controlled():
 
 
 def test_json_round_trip():
-    spec = ActionSpec(FULL)
-    assert ActionSpec.from_json(spec.to_json()).heads == spec.heads
+    for ceiling in (None, 0.01):
+        spec = ActionSpec(replace(FULL, learning_rate_ceiling=ceiling))
+        assert ActionSpec.from_json(json.loads(json.dumps(spec.to_json()))).heads == spec.heads
 
 
 def test_unknown_head_in_json_is_refused():
