@@ -143,9 +143,9 @@ class ActionSpec:
         for head, wanted in zip(
             self.heads, self._wanted(action.astype(self.space.dtype)), strict=True
         ):
+            before, after = after, _CHANGES[head.name](after, wanted)
             if head.name == "learning_rate":
-                wanted = _below(head.ceiling, after, wanted)
-            after = _CHANGES[head.name](after, wanted)
+                after = _not_raised_above(head.ceiling, before, after)
         return after
 
     def _wanted(self, action: Action) -> Iterator[NDArray[Any]]:
@@ -204,11 +204,11 @@ def _between(factors: FloatArray, place: FloatArray) -> FloatArray:
     return np.asarray(np.exp(np.where(place < 0, -place * lowest, place * highest)))
 
 
-def _below(ceiling: float, current: Hyperparameters, factor: FloatArray) -> FloatArray:
-    """Factors that raise no learning rate above a ceiling, and lower none that is above it."""
-    # Somebody else may have set a rate of 0.
-    rate = np.maximum(relative_learning_rate(current), np.finfo(np.float64).tiny)
-    return np.asarray(np.minimum(factor, np.maximum(ceiling / rate, 1)))
+def _not_raised_above(
+    ceiling: float, before: Hyperparameters, after: Hyperparameters
+) -> Hyperparameters:
+    most = np.maximum(before.learning_rate, ceiling * _scale(before.optimizer))
+    return replace(after, learning_rate=np.minimum(after.learning_rate, most))
 
 
 def _switched(current: Hyperparameters, wanted: IntArray) -> Hyperparameters:
