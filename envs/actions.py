@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
@@ -18,7 +19,7 @@ from trainpilot.envs.hyperparameters import (
     IntArray,
 )
 from trainpilot.envs.optimizers import KEEP, LEARNING_RATE_SCALES, optimizer_index
-from trainpilot.inner_tasks.errors import TrainpilotError
+from trainpilot.inner_tasks.errors import TrainpilotError, require
 
 #: What a weight decay of 0 becomes when it is raised.
 SMALLEST_WEIGHT_DECAY = 1e-4
@@ -46,7 +47,8 @@ class Head(NamedTuple):
         name: the hyperparameter.
         choices: factors of it (of one minus it, for the momentum), or optimizer names, of which
             one may be `KEEP`.
-        ceiling: to which a factor may raise the learning rate, in units of Adam's.
+        ceiling: to which a factor may raise the learning rate, in units of Adam's; infinite for
+            none.
     """
 
     name: str
@@ -98,7 +100,7 @@ class ActionSpec:
         offered: dict[str, list[Any]] = {name: getattr(config, name) for name in FACTOR_HEADS}
         offered["optimizer"] = config.optimizers
         own = config.learning_rate_ceiling
-        ceilings = {} if own is None else {"learning_rate": own}
+        ceilings = {} if own is None else {"learning_rate": float(own)}
         self.heads = tuple(
             Head(name, tuple(offered[name]), ceilings.get(name, np.inf))
             for name in HYPERPARAMETER_NAMES
@@ -174,7 +176,7 @@ class ActionSpec:
         """The spec that `to_json` gave.
 
         Raises:
-            TrainpilotError: if a head is unknown.
+            TrainpilotError: if a head is unknown, in another order, or has a ceiling that is none.
         """
         given = {str(head["name"]): list(head["choices"]) for head in heads}
         for name in given:
@@ -185,8 +187,17 @@ class ActionSpec:
         config = ActionConfig(optimizers=given.get("optimizer", []))
         for name in FACTOR_HEADS:
             setattr(config, name, given.get(name, []))
-        ceilings = [head["ceiling"] for head in heads if "ceiling" in head]
-        config.learning_rate_ceiling = float(ceilings[0]) if ceilings else None
+        for head in heads:
+            if "ceiling" in head:
+                ceiling = head["ceiling"]
+                require(
+                    head["name"] == "learning_rate"
+                    and type(ceiling) in (int, float)
+                    and 0 < ceiling <= sys.float_info.max,
+                    "an action's ceiling must be a number above 0, of the learning_rate",
+                    f"{ceiling!r}, of {head['name']}",
+                )
+                config.learning_rate_ceiling = ceiling
         spec = cls(config)
         if spec.to_json() != heads:
             # The order of the heads is that of the policy's outputs.

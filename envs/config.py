@@ -75,8 +75,8 @@ class ActionConfig:
         continuous: actions are numbers (`Box`) between the smallest and the largest factor,
             not choices (`MultiDiscrete`); for algorithms that want them.
         learning_rate_ceiling: to which a factor may raise the learning rate, in units of Adam's,
-            > 0; one that is above it already may fall or stay. Unlike a bound it holds for what a
-            policy does alone, and goes with it. Null for none.
+            > 0; one that is above it already may fall or stay. Unlike a bound it is part of the
+            action, and of a policy that has learned with it. Null for none.
     """
 
     learning_rate: list[float] = field(default_factory=lambda: [0.35, 0.7, 1.0, 1.4, 2.8])
@@ -332,6 +332,11 @@ def _validate_actions(actions: ActionConfig) -> None:
         ceiling is None or ceiling > 0,
         "env.actions.learning_rate_ceiling must be a number above 0, or null for none",
         ceiling,
+    )
+    require(
+        ceiling is None or bool(actions.learning_rate),
+        "env.actions.learning_rate_ceiling needs factors in env.actions.learning_rate",
+        "none",
     )
     for name in actions.optimizers:
         if name != KEEP:

@@ -240,6 +240,24 @@ def test_unknown_head_in_json_is_refused():
         ActionSpec.from_json([{"name": "batch", "choices": [1]}])
 
 
+@pytest.mark.parametrize(
+    "ceiling", [0, -1.0, float("nan"), float("inf"), True, "0.01", None, [0.01], 10**400]
+)
+def test_a_ceiling_in_json_that_is_none_is_refused(ceiling):
+    heads = [{"name": "learning_rate", "choices": [1.0, 2.0], "ceiling": ceiling}]
+    with pytest.raises(TrainpilotError, match="ceiling must be a number above 0, of the learning"):
+        ActionSpec.from_json(heads)
+
+
+def test_only_the_learning_rate_has_a_ceiling():
+    heads = [{"name": "momentum", "choices": [1.0, 2.0], "ceiling": 0.1}]
+    with pytest.raises(TrainpilotError, match=r"of the learning_rate; given: 0.1, of momentum"):
+        ActionSpec.from_json(heads)
+    config = EnvConfig(actions=ActionConfig(learning_rate=[], learning_rate_ceiling=0.1))
+    with pytest.raises(TrainpilotError, match="learning_rate_ceiling needs factors"):
+        config.validate()
+
+
 def test_heads_in_another_order_are_refused():
     heads = ActionSpec(FULL).to_json()
     with pytest.raises(TrainpilotError, match="heads must stand in the order learning_rate"):

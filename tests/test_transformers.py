@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,7 +159,7 @@ def test_what_a_pilot_cannot_do_is_refused_in_a_sentence(tmp_path):
     model = language_model()
     optimizer = torch.optim.SGD(model.parameters())
     args = transformers.TrainingArguments(tmp_path, report_to="none", use_cpu=True)
-    with pytest.raises(TrainpilotError, match="scheduler of its trainer; given: SGD"):
+    with pytest.raises(TrainpilotError, match=r"scheduler of its trainer, .*; given: SGD"):
         PilotTrainer(model, args, optimizers=(optimizer, None))
 
 
@@ -192,13 +194,31 @@ def test_what_a_built_trainer_cannot_take_leaves_it_as_it_was(tmp_path):
     args = transformers.TrainingArguments(tmp_path, report_to="none", use_cpu=True)
     optimizer = torch.optim.SGD(model.parameters())
     built = transformers.Trainer(model, args, optimizers=(optimizer, None))
-    with pytest.raises(TrainpilotError, match="scheduler of its trainer; given: SGD"):
+    with pytest.raises(TrainpilotError, match=r"scheduler of its trainer, .*; given: SGD"):
         integration.attach(built)
     assert type(built) is transformers.Trainer
     with pytest.raises(TrainpilotError, match="none yet; given: PilotTrainer"):
         integration.attach(trainer(tmp_path))
+    built = transformers.Trainer(model, args)
+    built.training_step = lambda *_: torch.zeros(())
+    with pytest.raises(TrainpilotError, match=r"those of its class; given: .* own training_step"):
+        integration.attach(built)
     with pytest.raises(TrainpilotError, match=r"Trainer of transformers.*; given: Linear"):
         integration.attach(nn.Linear(1, 1))
+
+
+def test_a_trainer_with_an_optimizer_of_its_own_class_is_told(tmp_path):
+    class Own(transformers.Trainer):
+        def create_optimizer(self, model=None):
+            raise AssertionError("the pilot is the optimizer")
+
+    args = trainer(tmp_path, max_steps=2).args
+    built = Own(language_model(), args, train_dataset=examples())
+    policy = Path(str(files("trainpilot.agents.pretrained") / "default.safetensors"))
+    with pytest.warns(UserWarning, match=r"in the place of what Own.create_optimizer makes"):
+        integration.attach(built, policy)
+    built.train()
+    assert built.pilot_optimizer.steps == 2
 
 
 def test_a_metric_that_no_evaluation_gives_is_named(tmp_path):

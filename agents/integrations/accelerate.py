@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ def attach(
     model: nn.Module,
     total_steps: int | None = None,
     *,
-    pilot: Pilot | str = "default",
+    pilot: Pilot | str | Path = "default",
     **options: Any,
 ) -> PilotOptimizer:
     """An optimizer for `prepare`, which `accelerator.backward` tells the losses from now on.

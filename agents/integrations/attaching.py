@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -34,7 +35,7 @@ def extra(name: str) -> Iterator[None]:
 
 
 def attach_logged(
-    pilot: Pilot | str,
+    pilot: Pilot | str | Path,
     model: nn.Module,
     log: Callable[[dict[str, float], int], None],
     options: dict[str, Any],
@@ -55,6 +56,6 @@ def attach_logged(
         if own is not None:
             own(record)
 
-    loaded = Pilot.load(pilot) if isinstance(pilot, str) else pilot
+    loaded = pilot if isinstance(pilot, Pilot) else Pilot.load(pilot)
     optimizer = loaded.attach(model, **{**options, "on_decision": on_decision})
     return optimizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -47,7 +48,7 @@ class PilotCallback(Callback):
 
     def __init__(
         self,
-        pilot: Pilot | str = "default",
+        pilot: Pilot | str | Path = "default",
         monitor: str | None = None,
         monitor_accuracy: str | None = None,
         **options: Any,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from trainpilot.agents.integrations.attaching import attach_logged, extra
 from trainpilot.agents.pilot.optimizer import PilotOptimizer
 from trainpilot.agents.pilot.pilot import Pilot
-from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.errors import explaining, require
 
 with extra("transformers"):
     from transformers import Trainer, TrainerCallback
@@ -57,18 +58,18 @@ class PilotTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        pilot: Pilot | str = "default",
+        pilot: Pilot | str | Path = "default",
         pilot_options: dict[str, Any] | None = None,
         monitor: str | None = None,
         monitor_accuracy: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._take(pilot, pilot_options, monitor, monitor_accuracy)
+        self._pilot_take(pilot, pilot_options, monitor, monitor_accuracy)
 
-    def _take(
+    def _pilot_take(
         self,
-        pilot: Pilot | str,
+        pilot: Pilot | str | Path,
         pilot_options: dict[str, Any] | None,
         monitor: str | None,
         monitor_accuracy: str | None,
@@ -77,7 +78,7 @@ class PilotTrainer(Trainer):
         given = (self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs)
         require(
             all(one is None for one in given),
-            "a pilot is the optimizer and the scheduler of its trainer",
+            "a pilot is the optimizer and the scheduler of its trainer, from its first step on",
             ", ".join(type(one).__name__ for one in given if one is not None),
         )
         require(
@@ -85,11 +86,11 @@ class PilotTrainer(Trainer):
             "a pilot trains parameters that are whole on every device",
             "DeepSpeed" if self.is_deepspeed_enabled else "FSDP",
         )
-        self._pilot = pilot
+        self._pilot_given = pilot
         self._pilot_options = pilot_options or {}
-        self._monitor = monitor
-        self._monitor_accuracy = monitor_accuracy
-        self._said_unknown = False
+        self._pilot_monitor = monitor
+        self._pilot_monitor_accuracy = monitor_accuracy
+        self._pilot_said_unknown = False
         self.add_callback(_ForgetSkipped())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -117,7 +118,7 @@ class PilotTrainer(Trainer):
         def log(metrics: dict[str, float], _: int) -> None:
             self.log(metrics)
 
-        self.pilot_optimizer = attach_logged(self._pilot, own, log, options)
+        self.pilot_optimizer = attach_logged(self._pilot_given, own, log, options)
         self.optimizer = self.pilot_optimizer
         return self.pilot_optimizer
 
@@ -141,26 +142,26 @@ class PilotTrainer(Trainer):
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         if self.is_in_train:
             prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
-            self._tell(metrics, is_whole=prefix == "eval")
+            self._pilot_tell(metrics, is_whole=prefix == "eval")
         return metrics
 
-    def _tell(self, metrics: dict[str, float], is_whole: bool) -> None:
+    def _pilot_tell(self, metrics: dict[str, float], is_whole: bool) -> None:
         """Tell the pilot; what an evaluation of one set of several lacks, another may have."""
-        loss = self._monitor or "eval_loss"
+        loss = self._pilot_monitor or "eval_loss"
         if loss in metrics:
-            accuracy = metrics.get(self._monitor_accuracy or "")
+            accuracy = metrics.get(self._pilot_monitor_accuracy or "")
             self.pilot_optimizer.observe(metrics[loss], accuracy)
         if not is_whole:
             return
-        for name in (self._monitor, self._monitor_accuracy):
+        for name in (self._pilot_monitor, self._pilot_monitor_accuracy):
             require(
                 name is None or name in metrics,
                 "what a pilot monitors must be a metric of the evaluation, one of "
                 + ", ".join(metrics),
                 name,
             )
-        if loss not in metrics and not self._said_unknown:
-            self._said_unknown = True
+        if loss not in metrics and not self._pilot_said_unknown:
+            self._pilot_said_unknown = True
             warnings.warn(
                 "a pilot's monitor must say which metric is the validation loss, or the pilot is "
                 f"told none; given: nothing, and an evaluation that gives {', '.join(metrics)}",
@@ -170,7 +171,7 @@ class PilotTrainer(Trainer):
 
 def attach(
     trainer: Trainer,
-    pilot: Pilot | str = "default",
+    pilot: Pilot | str | Path = "default",
     pilot_options: dict[str, Any] | None = None,
     monitor: str | None = None,
     monitor_accuracy: str | None = None,
@@ -182,15 +183,18 @@ def attach(
     would not do, since none is told the loss of a step before it is made.
 
     Args:
-        trainer: that was given neither an optimizer nor a scheduler, and trains nothing just now.
+        trainer: that was given neither an optimizer nor a scheduler, and has not trained yet.
         pilot: as `PilotTrainer` takes it, and so are the others.
         pilot_options: likewise.
         monitor: likewise.
         monitor_accuracy: likewise.
 
     Raises:
-        TrainpilotError: if it is no Trainer, or trains under a pilot already, and as
-            `PilotTrainer` does.
+        TrainpilotError: if it is no Trainer, trains under a pilot already, or has methods of its
+            own in the place of its class's, and as `PilotTrainer` does.
+
+    Warns:
+        UserWarning: if its class makes an optimizer of its own, which now has no part.
     """
     own = type(trainer)
     require(
@@ -198,12 +202,36 @@ def attach(
         "a pilot is attached to a Trainer of transformers that has none yet",
         own.__name__,
     )
-    trainer.__class__ = type(f"Pilot{own.__name__}", (PilotTrainer, own), {})
+    replaced = [name for name in _OVERRIDDEN if name in vars(trainer)]
+    require(
+        not replaced,
+        f"a pilot needs a trainer whose {', '.join(_OVERRIDDEN)} are those of its class",
+        f"one with its own {', '.join(replaced)}",
+    )
+    with explaining("a pilot needs a trainer whose class may be derived from"):
+        trainer.__class__ = _piloted(own)
     try:
-        cast("PilotTrainer", trainer)._take(pilot, pilot_options, monitor, monitor_accuracy)
-    except TrainpilotError:
+        cast("PilotTrainer", trainer)._pilot_take(pilot, pilot_options, monitor, monitor_accuracy)
+    except BaseException:
         trainer.__class__ = own
         raise
+    if own.create_optimizer is not Trainer.create_optimizer:
+        warnings.warn(
+            f"a pilot is the optimizer in the place of what {own.__name__}.create_optimizer makes; "
+            'groups of parameters go into pilot_options, {"params": groups}',
+            stacklevel=2,
+        )
+
+
+#: Methods of a Trainer that a pilot does otherwise.
+_OVERRIDDEN = ("create_optimizer", "create_scheduler", "training_step", "evaluate")
+
+
+def _piloted(own: type[Trainer]) -> type[PilotTrainer]:
+    if own is Trainer:
+        return PilotTrainer
+    names = {"__doc__": f"{own.__name__} under a pilot.", "__module__": own.__module__}
+    return type(f"Pilot{own.__name__}", (PilotTrainer, own), names)
 
 
 class _ForgetSkipped(TrainerCallback):
