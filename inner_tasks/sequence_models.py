@@ -29,7 +29,7 @@ class GRUClassifier(nn.Module):
 
 
 class TransformerClassifier(nn.Module):
-    """One layer of torch's own transformer, and a linear layer on its last token.
+    """Layers of torch's own transformer, and a linear layer on the last token.
 
     Args:
         n_tokens: size of the vocabulary.
@@ -37,15 +37,37 @@ class TransformerClassifier(nn.Module):
         width: of a token, divisible by `n_heads`.
         n_heads: attention heads.
         n_outputs: outputs.
+        n_layers: of attention and a perceptron each (default: 1).
+        norm_first: normalise before them, not after (default: True).
+        expansion: width of the perceptrons, in widths of a token (default: 4).
     """
 
-    def __init__(self, n_tokens: int, length: int, width: int, n_heads: int, n_outputs: int):
+    def __init__(
+        self,
+        n_tokens: int,
+        length: int,
+        width: int,
+        n_heads: int,
+        n_outputs: int,
+        n_layers: int = 1,
+        norm_first: bool = True,
+        expansion: int = 4,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_tokens, width)
         self.position = nn.Parameter(torch.randn(length, width) * 0.02)
-        self.layer = nn.TransformerEncoderLayer(
-            width, n_heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
+        layers = [
+            nn.TransformerEncoderLayer(
+                width,
+                n_heads,
+                expansion * width,
+                dropout=0.0,
+                batch_first=True,
+                norm_first=norm_first,
+            )
+            for _ in range(n_layers)
+        ]
+        self.layer = layers[0] if n_layers == 1 else nn.Sequential(*layers)
         self.head = nn.Linear(width, n_outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -204,3 +204,42 @@ def code_transformer(
         model=lambda: TransformerClassifier(N_CHARACTERS, context, width, n_heads, N_CHARACTERS),
         micro_batch_size=micro_batch_size,
     )
+
+
+def docstrings_transformer(
+    context: int = 8,
+    width: int = 24,
+    n_heads: int = 2,
+    n_layers: int = 3,
+    n_windows: int = 20_000,
+    micro_batch_size: int = 32,
+) -> TensorTask:
+    """As `docstrings_mlp`, with fewer windows and layers of a transformer that normalise last.
+
+    They normalise after they add, as the first transformers did (Vaswani et al., 2017). Unlike
+    `code_transformer` it gets stuck at once where the learning rate is too high.
+
+    Args:
+        context: characters that the model sees.
+        width: of a character, divisible by `n_heads`.
+        n_heads: attention heads.
+        n_layers: of attention and a perceptron each.
+        n_windows: most windows of a split.
+        micro_batch_size: windows in a micro-batch.
+
+    Raises:
+        TrainpilotError: if the standard library has no sources, or a number does not fit.
+    """
+    name = "docstrings_transformer"
+    sizes = {"context": context, "width": width, "n_heads": n_heads, "n_layers": n_layers}
+    _check(name, **sizes, n_windows=n_windows)
+    require(width % n_heads == 0, f"width of '{name}' must be divisible by n_heads", width)
+    return sourced_task(
+        name,
+        "stdlib_docstrings",
+        splits=_windows("stdlib_docstrings", context, 5, n_windows),
+        model=lambda: TransformerClassifier(
+            N_CHARACTERS, context, width, n_heads, N_CHARACTERS, n_layers, False, 2
+        ),
+        micro_batch_size=micro_batch_size,
+    )

@@ -43,6 +43,7 @@ from trainpilot.inner_tasks.text import (
     code_transformer,
     docstrings_mlp,
     docstrings_of,
+    docstrings_transformer,
 )
 
 #: Tasks on data that are downloaded; they have tests of their own.
@@ -66,7 +67,7 @@ def test_every_task_is_in_one_suite_or_downloaded():
     named = [name for suite in SUITES for name in suite_tasks(suite)]
     assert len(set(named)) == len(named)
     more = set(suite_tasks("wide")) - set(named)
-    assert more == {"deep_grammars", "towers", "words_gru"}
+    assert more == {"deep_grammars", "docstrings_transformer", "towers", "words_gru"}
     assert sorted([*named, *more, *DOWNLOADED]) == task_names()
     assert suite_of_tasks()["digits_cnn"] == "meta_test"
 
@@ -219,8 +220,21 @@ def test_windows_of_code_are_spread_over_the_whole_text():
 
 
 def test_a_transformer_needs_heads_that_divide_its_width():
-    with pytest.raises(TrainpilotError, match=r"divisible by n_heads; given: 15"):
-        code_transformer(width=15)
+    for make in (code_transformer, docstrings_transformer):
+        with pytest.raises(TrainpilotError, match=r"divisible by n_heads; given: 15"):
+            make(width=15)
+
+
+def test_the_transformers_normalise_before_or_after():
+    for make, n_layers, norm_first in (
+        (code_transformer, 1, True), (docstrings_transformer, 3, False),
+    ):  # fmt: skip
+        layers = [
+            layer
+            for layer in make(n_windows=100).make_model().modules()
+            if isinstance(layer, nn.TransformerEncoderLayer)
+        ]
+        assert [layer.norm_first for layer in layers] == [norm_first] * n_layers
 
 
 def test_tabular_features_are_standardised_on_train_alone():
