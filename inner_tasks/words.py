@@ -125,24 +125,6 @@ def _mlp_task(
     )
 
 
-def _gru_task(
-    name: str,
-    dataset: str,
-    splits: Splits,
-    n_classes: int,
-    embedding: int,
-    width: int,
-    micro_batch_size: int,
-) -> TensorTask:
-    return sourced_task(
-        name,
-        dataset,
-        splits=splits,
-        model=lambda: GRUClassifier(N_LETTERS, embedding, width, n_classes),
-        micro_batch_size=micro_batch_size,
-    )
-
-
 def _surnames() -> Splits:
     return _languages("surnames", "person", "last_names", SURNAME_LOCALES)
 
@@ -173,10 +155,13 @@ def surnames_mlp(
 
 def surnames_gru(embedding: int = 12, width: int = 32, micro_batch_size: int = 32) -> TensorTask:
     """The same with a gated recurrent unit of a `width`; needs faker."""
-    return _gru_task(
-        "surnames_gru", "surnames", _surnames(), len(SURNAME_LOCALES),
-        embedding, width, micro_batch_size,
-    )  # fmt: skip
+    return sourced_task(
+        "surnames_gru",
+        "surnames",
+        splits=_surnames(),
+        model=lambda: GRUClassifier(N_LETTERS, embedding, width, len(SURNAME_LOCALES)),
+        micro_batch_size=micro_batch_size,
+    )
 
 
 def _words() -> Splits:
@@ -198,8 +183,12 @@ def words_mlp(
 
 def words_gru(embedding: int = 8, width: int = 24, micro_batch_size: int = 32) -> TensorTask:
     """The same with a gated recurrent unit of a `width`; needs faker."""
-    return _gru_task(
-        "words_gru", "words", _words(), len(WORD_LOCALES), embedding, width, micro_batch_size
+    return sourced_task(
+        "words_gru",
+        "words",
+        splits=_words(),
+        model=lambda: GRUClassifier(N_LETTERS, embedding, width, len(WORD_LOCALES)),
+        micro_batch_size=micro_batch_size,
     )
 
 
