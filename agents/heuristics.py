@@ -28,6 +28,8 @@ class Constant:
         learning_rate: as `torch.optim` would be given it, > 0.
         weight_decay: decoupled, >= 0 (default: 0).
         momentum: SGD's momentum and Adam's beta1, in [0, 1) (default: 0.9).
+        ema_decay: of the average of the weights that evaluations see, in [0, 1) (default: 0,
+            none).
 
     Raises:
         TrainpilotError: if the optimizer is unknown or a number is out of range.
@@ -37,6 +39,7 @@ class Constant:
     learning_rate: float
     weight_decay: float = 0.0
     momentum: float = 0.9
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -45,6 +48,8 @@ class Constant:
         require(rate > 0, "a controller's learning_rate must be above 0", rate)
         require(decay >= 0, "a controller's weight_decay must be at least 0", decay)
         require(0 <= momentum < 1, "a controller's momentum must lie in [0, 1)", momentum)
+        ema = self.ema_decay
+        require(0 <= ema < 1, "a controller's ema_decay must lie in [0, 1)", ema)
 
     def begin(self, n_runs: int, actions: ActionSpec, seed: int) -> None:
         """Get ready for new runs."""
@@ -54,6 +59,7 @@ class Constant:
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
+            ema_decay=self.ema_decay,
         )
 
     def decide(self, view: View) -> Decision:

@@ -45,8 +45,8 @@ class Head(NamedTuple):
 
     Attributes:
         name: the hyperparameter.
-        choices: factors of it (of one minus it, for the momentum), or optimizer names, of which
-            one may be `KEEP`.
+        choices: factors of it (of one minus it, for the momentum), decays of the average of the
+            weights, or optimizer names, of which one may be `KEEP`.
         ceiling: to which a factor may raise the learning rate, in units of Adam's; infinite for
             none.
     """
@@ -58,6 +58,8 @@ class Head(NamedTuple):
     @property
     def keep_place(self) -> int | None:
         """The place of the choice that changes nothing, `KEEP` or the factor 1; None without it."""
+        if self.name == "ema_decay":
+            return None
         same: float | str = KEEP if self.name == "optimizer" else 1.0
         return list(self.choices).index(same) if same in self.choices else None
 
@@ -71,8 +73,10 @@ class Head(NamedTuple):
             return np.full(current.n_runs, self.keep_place)
         if self.name == "optimizer":
             return np.asarray((self.optimizers == current.optimizer[:, None]).argmax(1))
-        distance = np.abs(np.log(np.array(self.choices, dtype=np.float64)))
-        return np.full(current.n_runs, distance.argmin())
+        numbers = np.array(self.choices, dtype=np.float64)
+        if self.name == "ema_decay":
+            return np.asarray(np.abs(numbers - current.ema_decay[:, None]).argmin(1))
+        return np.full(current.n_runs, np.abs(np.log(numbers)).argmin())
 
     @property
     def optimizers(self) -> IntArray:
@@ -93,12 +97,13 @@ class ActionSpec:
         space: of the actions of one run. `MultiDiscrete`: the index of each head's choice.
             `Box` where they are continuous: a number in [-1, 1] for each factor, which is its
             place between the smallest one (-1), no change (0) and the largest one (1) by the
-            logarithm, and a number for each optimizer, of which the largest wins.
+            logarithm, one for the average's decay, its place between the smallest (-1) and the
+            largest (1), and one for each optimizer, of which the largest wins.
     """
 
     def __init__(self, config: ActionConfig) -> None:
         offered: dict[str, list[Any]] = {name: getattr(config, name) for name in FACTOR_HEADS}
-        offered["optimizer"] = config.optimizers
+        offered |= {"ema_decay": config.ema_decay, "optimizer": config.optimizers}
         own = config.learning_rate_ceiling
         ceilings = {} if own is None else {"learning_rate": float(own)}
         self.heads = tuple(
@@ -151,7 +156,7 @@ class ActionSpec:
         return after
 
     def _wanted(self, action: Action) -> Iterator[NDArray[Any]]:
-        """For each head, the factor or the index of the optimizer that each run asks for."""
+        """For each head, the factor, decay or index of the optimizer that each run asks for."""
         if self.continuous:
             parts = np.split(action, np.cumsum(self._widths())[:-1], axis=1)
         else:
@@ -160,8 +165,9 @@ class ActionSpec:
             if head.name == "optimizer":
                 yield head.optimizers[part.argmax(1) if self.continuous else part[:, 0]]
             else:
-                factors = np.array(head.choices, dtype=np.float64)
-                yield _between(factors, part[:, 0]) if self.continuous else factors[part[:, 0]]
+                numbers = np.array(head.choices, dtype=np.float64)
+                between = _decay_between if head.name == "ema_decay" else _between
+                yield between(numbers, part[:, 0]) if self.continuous else numbers[part[:, 0]]
 
     def to_json(self) -> list[dict[str, Any]]:
         """The heads as plain data, for the metadata of a policy that chooses."""
@@ -184,7 +190,9 @@ class ActionSpec:
                 raise TrainpilotError(
                     f"an action may control {', '.join(HYPERPARAMETER_NAMES)}; given: {name}"
                 )
-        config = ActionConfig(optimizers=given.get("optimizer", []))
+        config = ActionConfig(
+            ema_decay=given.get("ema_decay", []), optimizers=given.get("optimizer", [])
+        )
         for name in FACTOR_HEADS:
             setattr(config, name, given.get(name, []))
         for head in heads:
@@ -208,9 +216,19 @@ class ActionSpec:
         return spec
 
 
+def _place(numbers: FloatArray) -> FloatArray:
+    """What a continuous action says, in [-1, 1]."""
+    return np.clip(np.nan_to_num(numbers.astype(np.float64)), -1, 1)
+
+
+def _decay_between(decays: FloatArray, place: FloatArray) -> FloatArray:
+    """The decay at a place from -1 (the smallest) to 1 (the largest)."""
+    return np.asarray(np.interp(_place(place), (-1, 1), (decays.min(), decays.max())))
+
+
 def _between(factors: FloatArray, place: FloatArray) -> FloatArray:
     """The factor at a place from -1 (the smallest) over 0 (none) to 1 (the largest)."""
-    place = np.clip(np.nan_to_num(place.astype(np.float64)), -1, 1)
+    place = _place(place)
     lowest, highest = np.log(min(factors.min(), 1.0)), np.log(max(factors.max(), 1.0))
     return np.asarray(np.exp(np.where(place < 0, -place * lowest, place * highest)))
 
@@ -252,13 +270,14 @@ def _batched(current: Hyperparameters, factor: FloatArray) -> Hyperparameters:
     return replace(current, batch_size=size.astype(np.int64))
 
 
-#: What a factor, or the index of an optimizer, does to the hyperparameters.
+#: What a factor, a decay or the index of an optimizer does to the hyperparameters.
 _CHANGES: dict[str, Callable[[Hyperparameters, NDArray[Any]], Hyperparameters]] = {
     "learning_rate": lambda now, factor: replace(now, learning_rate=now.learning_rate * factor),
     "weight_decay": _decayed,
     "momentum": lambda now, factor: replace(now, momentum=1 - (1 - now.momentum) * factor),
     "gradient_clip": _clipped,
     "batch_size": _batched,
+    "ema_decay": lambda now, decay: replace(now, ema_decay=decay),
     "optimizer": _switched,
 }
 
@@ -289,4 +308,5 @@ def clamp(hyperparameters: Hyperparameters, bounds: BoundsConfig) -> Hyperparame
         batch_size=np.clip(
             hyperparameters.batch_size, bounds.batch_size_low, bounds.batch_size_high
         ),
+        ema_decay=np.clip(hyperparameters.ema_decay, 0, bounds.ema_decay_high),
     )

@@ -29,6 +29,8 @@ class StartConfig:
         momentum: SGD's momentum, beta1 of Adam and Lion, in [0, 1).
         gradient_clip: largest norm of the gradient, > 0; null for none.
         batch_size: micro-batches in an update, at least 1.
+        ema_decay: share of the earlier average in the moving average of the weights that
+            evaluations see, in [0, 1); 0 for the weights themselves.
         shortest_budget: share of the whole budget that a run has at least, in (0, 1]; its
             decisions are drawn uniformly from there.
     """
@@ -40,6 +42,7 @@ class StartConfig:
     momentum: float = 0.9
     gradient_clip: float | None = None
     batch_size: int = 1
+    ema_decay: float = 0.0
     shortest_budget: float = 1.0
 
 
@@ -71,6 +74,8 @@ class ActionConfig:
         gradient_clip: factors of the largest gradient norm, each > 0.
         batch_size: factors of the batch size, each > 0; needs `BoundsConfig.batch_size_high`
             above `batch_size_low`.
+        ema_decay: decays of the average of the weights to choose among, each in [0, 1); one alone
+            is what every run has.
         optimizers: names to choose among; "keep" for the one that is in use.
         continuous: actions are numbers (`Box`) between the smallest and the largest factor,
             not choices (`MultiDiscrete`); for algorithms that want them.
@@ -84,6 +89,7 @@ class ActionConfig:
     momentum: list[float] = field(default_factory=list)
     gradient_clip: list[float] = field(default_factory=list)
     batch_size: list[float] = field(default_factory=list)
+    ema_decay: list[float] = field(default_factory=list)
     optimizers: list[str] = field(default_factory=lambda: ["sgd", "adam", "rmsprop"])
     continuous: bool = False
     learning_rate_ceiling: float | None = None
@@ -106,6 +112,7 @@ class BoundsConfig:
         batch_size_low: in micro-batches, at least 1.
         batch_size_high: likewise, at least `batch_size_low`. Above 1, each inner step costs a
             little more.
+        ema_decay_high: >= 0, < 1; the lowest is 0.
     """
 
     learning_rate_low: float = 1e-7
@@ -118,6 +125,7 @@ class BoundsConfig:
     gradient_clip_high: float | None = None
     batch_size_low: int = 1
     batch_size_high: int = 1
+    ema_decay_high: float = 0.99
 
 
 @dataclass
@@ -307,6 +315,7 @@ def _validate_start(start: StartConfig) -> None:
     shortest = start.shortest_budget
     require(0 < shortest <= 1, "env.start.shortest_budget must lie in (0, 1]", shortest)
     require(start.batch_size >= 1, "env.start.batch_size must be at least 1", start.batch_size)
+    require(0 <= start.ema_decay < 1, "env.start.ema_decay must lie in [0, 1)", start.ema_decay)
 
 
 def _validate_reward(reward: RewardConfig) -> None:
@@ -327,6 +336,11 @@ def _validate_actions(actions: ActionConfig) -> None:
             f"env.actions.{name} must hold factors above 0",
             factors,
         )
+    require(
+        all(0 <= decay < 1 for decay in actions.ema_decay),
+        "env.actions.ema_decay must hold decays in [0, 1)",
+        list(actions.ema_decay),
+    )
     ceiling = actions.learning_rate_ceiling
     require(
         ceiling is None or ceiling > 0,
@@ -347,7 +361,7 @@ def _validate_actions(actions: ActionConfig) -> None:
         actions.optimizers,
     )
     require(
-        any(getattr(actions, name) for name in (*FACTOR_HEADS, "optimizers")),
+        any(getattr(actions, name) for name in (*FACTOR_HEADS, "ema_decay", "optimizers")),
         "env.actions must leave at least one hyperparameter to control",
         "none",
     )
@@ -379,6 +393,8 @@ def validate_bounds(bounds: BoundsConfig, called: str = "env.bounds") -> None:
         )
     momentum = bounds.momentum_high
     require(momentum < 1, f"{called}.momentum_high must be below 1", momentum)
+    decay = bounds.ema_decay_high
+    require(0 <= decay < 1, f"{called}.ema_decay_high must lie in [0, 1)", decay)
 
 
 def validate_guard(guard: GuardConfig, called: str = "env.guard") -> None:

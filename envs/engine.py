@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainpilot.envs.averages import WeightAverages
 from trainpilot.envs.data_order import data_order
 from trainpilot.envs.devices import device_of
 from trainpilot.envs.evaluating import observed_sample
@@ -112,6 +113,7 @@ class Engine:
         self._position = np.zeros(n_runs, dtype=np.int64)
         self._schedule = Schedule(n_runs)
         self._mean_square = np.zeros(n_runs)
+        self._averages: WeightAverages | None = None
         self._last_good: LastGood | None = None
         setting = Setting(
             task, self._model, self._menu, tile, observed, self._device, mixed_precision
@@ -227,6 +229,8 @@ class Engine:
         self._position[rows] = 0
         self._schedule.reset(rows)
         self._mean_square[rows] = 0
+        if self._averages is not None:
+            self._averages.begin(self._state, rows)
 
     def advance(
         self,
@@ -311,10 +315,15 @@ class Engine:
     def carried(self) -> list[Tensor]:
         """What runs carry from one inner step to the next, `(n_runs, ...)` each.
 
-        Weights, moments, accumulated gradients, buffers, counts of updates and the mean
-        gradient's norm; not the place in the data and in the budget. Writing to these tensors
-        changes the runs; the next step may replace them.
+        Weights, moments, accumulated gradients, buffers, counts of updates, the mean gradient's
+        norm and the averages of the weights; not the place in the data and in the budget. Writing
+        to these tensors changes the runs; the next step may replace them.
         """
+        seen = [] if self._averages is None else self.weights()
+        return [*self._restored(), *seen]
+
+    def _restored(self) -> list[Tensor]:
+        """What a roll-back restores, `(n_runs, ...)` each; averages begin anew from there."""
         state = self._state.rows(slice(self.n_runs))
         return [
             state.parameters,
@@ -325,11 +334,12 @@ class Engine:
         ]
 
     def weights(self) -> list[Tensor]:
-        """Parameters and buffers, `(n_runs, ...)` each; writing to them changes the runs.
+        """Parameters and buffers that evaluations see, `(n_runs, ...)` each.
 
-        The next step may replace them.
+        Writing to them changes what is seen, and the runs where there is no average; the next step
+        may replace them.
         """
-        state = self._state.rows(slice(self.n_runs))
+        state = self._seen.rows(slice(self.n_runs))
         return [state.parameters, *state.buffers.values()]
 
     @property
@@ -357,14 +367,34 @@ class Engine:
         buffer = self._state.moments[moment_names(self._menu).index("momentum_buffer")]
         return buffer[: self.n_runs, : self._model.n_params], signals
 
+    def average(self, decay: FloatArray) -> None:
+        """Take the weights into the averages that `evaluate` and `state_dict` see.
+
+        From the first decay above 0 on, the weights of all runs take twice the memory.
+
+        Args:
+            decay: share of the earlier average in each run's new one, `(n_runs,)`, in [0, 1); 0
+                for the weights themselves.
+        """
+        if self._averages is None:
+            if not decay.any():
+                return
+            self._averages = WeightAverages(self._state)
+        self._averages.take_in(self._state, np.pad(decay, (0, self._n_rows - self.n_runs)))
+
+    @property
+    def _seen(self) -> RunState:
+        """What evaluations see."""
+        return self._state if self._averages is None else self._averages.of(self._state)
+
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Keep what the runs of these rows, `(n_runs,)`, carry now, for `restore`.
 
         From the first time on, the state of all runs takes twice the memory.
         """
         if self._last_good is None:
-            self._last_good = LastGood(self.carried())
-        self._last_good.keep(self.carried(), rows)
+            self._last_good = LastGood(self._restored())
+        self._last_good.keep(self._restored(), rows)
 
     def restore(self, rows: NDArray[np.bool_]) -> None:
         """Give these rows, `(n_runs,)`, what was kept; place and budget go on.
@@ -374,7 +404,9 @@ class Engine:
         """
         if self._last_good is None:
             raise TrainpilotError("restore needs a state that keep() has kept; given: none")
-        self._last_good.restore(self.carried(), rows)
+        self._last_good.restore(self._restored(), rows)
+        if self._averages is not None:
+            self._averages.begin(self._state, np.flatnonzero(rows).tolist())
 
     def evaluate(self, rows: Sequence[int] | None = None) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`.
@@ -383,10 +415,10 @@ class Engine:
             rows: only these need to be evaluated anew since the last time (default: all).
         """
         if rows is None or len(rows) == self.n_runs or not self._trainer.takes_any_rows:
-            valid, outer_valid = self._trainer.evaluate_observed(self._state)
+            valid, outer_valid = self._trainer.evaluate_observed(self._seen)
             self._evaluated = valid.first(self.n_runs), outer_valid.first(self.n_runs)
         else:
-            anew = self._trainer.evaluate_observed(self._state.chosen(rows))
+            anew = self._trainer.evaluate_observed(self._seen.chosen(rows))
             pairs = zip(self._evaluated, anew, strict=True)
             valid, outer_valid = (before.replaced(rows, after) for before, after in pairs)
             self._evaluated = valid, outer_valid
@@ -400,10 +432,11 @@ class Engine:
             rows: which, in their order (default: all).
         """
         if rows is not None:
-            return self._trainer.evaluate(self._state.chosen(rows), split)
-        return self._trainer.evaluate(self._state, split).first(self.n_runs)
+            return self._trainer.evaluate(self._seen.chosen(rows), split)
+        return self._trainer.evaluate(self._seen, split).first(self.n_runs)
 
     def state_dict(self, row: int) -> dict[str, Tensor]:
-        """The weights of one run, as `task.make_model().load_state_dict` takes them."""
-        buffers = {name: value[row].cpu() for name, value in self._state.buffers.items()}
-        return self._model.state_dict(self._state.parameters[row].cpu(), buffers)
+        """The weights of one run, or their average, as a model's `load_state_dict` takes them."""
+        seen = self._seen
+        buffers = {name: value[row].cpu() for name, value in seen.buffers.items()}
+        return self._model.state_dict(seen.parameters[row].cpu(), buffers)

@@ -133,6 +133,11 @@ class FamilyEngine:
             parts.append(engine.advance(hyperparameters.rows(own), n_micro_batches, rates))
         return Signals(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
+    def average(self, decay: FloatArray) -> None:
+        """Take the weights into the averages that evaluations see, as `Engine.average`."""
+        for row, engine in enumerate(self._engines):
+            engine.average(decay[row : row + 1])
+
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Keep what the runs of these rows carry now, as `Engine.keep`."""
         for row in np.flatnonzero(rows):

@@ -27,6 +27,8 @@ class Hyperparameters:
         gradient_clip: largest norm of the gradient, as `clip_grad_norm_` has it; > 0,
             infinite for no clipping.
         batch_size: micro-batches that an update's gradient is the mean of; at least 1.
+        ema_decay: share of the earlier average in the moving average of the weights that
+            evaluations see, which each decision ends with; in [0, 1), 0 for the weights themselves.
         optimizer: index into `OPTIMIZER_NAMES`.
     """
 
@@ -35,6 +37,7 @@ class Hyperparameters:
     momentum: FloatArray
     gradient_clip: FloatArray
     batch_size: IntArray
+    ema_decay: FloatArray
     optimizer: IntArray
 
     @classmethod
@@ -47,6 +50,7 @@ class Hyperparameters:
         momentum: float = 0.9,
         gradient_clip: float = math.inf,
         batch_size: int = 1,
+        ema_decay: float = 0.0,
         optimizer: str = "adam",
     ) -> Self:
         """The same hyperparameters for every run.
@@ -58,6 +62,7 @@ class Hyperparameters:
             momentum: default 0.9.
             gradient_clip: default infinite, none.
             batch_size: in micro-batches (default 1).
+            ema_decay: default 0, no averages.
             optimizer: name of the optimizer (default: "adam").
 
         Raises:
@@ -69,6 +74,7 @@ class Hyperparameters:
             momentum=np.full(n_runs, momentum),
             gradient_clip=np.full(n_runs, gradient_clip, dtype=np.float64),
             batch_size=np.full(n_runs, batch_size, dtype=np.int64),
+            ema_decay=np.full(n_runs, ema_decay, dtype=np.float64),
             optimizer=np.full(n_runs, optimizer_index(optimizer), dtype=np.int64),
         )
 
@@ -111,6 +117,7 @@ class Hyperparameters:
             "momentum": float(self.momentum[run]),
             "gradient_clip": float(self.gradient_clip[run]),
             "batch_size": int(self.batch_size[run]),
+            "ema_decay": float(self.ema_decay[run]),
             "optimizer": OPTIMIZER_NAMES[self.optimizer[run]],
         }
 

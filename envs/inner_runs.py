@@ -81,6 +81,7 @@ def draw_start(config: StartConfig, generator: np.random.Generator) -> Hyperpara
         momentum=config.momentum,
         gradient_clip=math.inf if config.gradient_clip is None else config.gradient_clip,
         batch_size=config.batch_size,
+        ema_decay=config.ema_decay,
         optimizer=optimizer,
     )
 
@@ -258,6 +259,7 @@ class InnerRuns:
         before, since = self.hyperparameters, self._progress()
         self.hyperparameters = used
         signals = self.engine.advance(used, n_micro_batches, rates)
+        self.engine.average(used.ema_decay)
         valid, outer_valid = self.engine.evaluate()
         found = self._guard.judge(signals, valid.loss, outer_valid.loss)
         rolled_back = self._guard.roll_back(found.any)

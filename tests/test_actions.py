@@ -70,6 +70,23 @@ def test_a_ceiling_that_is_no_rate_is_refused(ceiling):
         config.validate()
 
 
+def test_decays_of_the_average_are_chosen_as_they_are():
+    config = ActionConfig(learning_rate=[], optimizers=[], ema_decay=[0.0, 0.5, 0.9])
+    spec, start = ActionSpec(config), Hyperparameters.full(3, ema_decay=0.4)
+    assert spec.n_choices == [3]
+    assert spec.apply(start, np.array([[0], [1], [2]])).ema_decay.tolist() == [0, 0.5, 0.9]
+    (head,) = spec.heads
+    assert head.keep_place is None
+    start.ema_decay[:] = [0.1, 0.65, 0.8]
+    assert head.least_change(start).tolist() == [0, 1, 2]
+    config.continuous = True
+    numbers = np.array([[-2.0], [0.0], [1.0]], dtype=np.float32)
+    after = ActionSpec(config).apply(start, numbers)
+    np.testing.assert_allclose(after.ema_decay, [0, 0.45, 0.9], rtol=1e-12)
+    with pytest.raises(TrainpilotError, match=r"ema_decay must hold decays in \[0, 1\); given"):
+        EnvConfig(actions=ActionConfig(ema_decay=[0.5, 1.0])).validate()
+
+
 CONTINUOUS = ActionSpec(ActionConfig(batch_size=[1.0, 2.0], continuous=True))
 
 
@@ -180,6 +197,7 @@ def test_every_hyperparameter_is_kept_between_both_of_its_bounds():
         gradient_clip_high=5.0,
         batch_size_low=2,
         batch_size_high=8,
+        ema_decay_high=0.5,
     )
     asked = Hyperparameters(
         learning_rate=np.array([1e-9, 1e-3, 1.0]),
@@ -187,6 +205,7 @@ def test_every_hyperparameter_is_kept_between_both_of_its_bounds():
         momentum=np.array([0.0, 0.7, 0.99]),
         gradient_clip=np.array([0.01, 1.0, np.inf]),
         batch_size=np.array([1, 4, 99]),
+        ema_decay=np.array([-0.1, 0.3, 1.0]),
         optimizer=np.full(3, OPTIMIZER_NAMES.index("adam")),
     )
     used = clamp(asked, bounds)
@@ -195,6 +214,7 @@ def test_every_hyperparameter_is_kept_between_both_of_its_bounds():
     assert used.momentum.tolist() == [0.5, 0.7, 0.9]
     assert used.gradient_clip.tolist() == [0.1, 1.0, 5.0]
     assert used.batch_size.tolist() == [2, 4, 8]
+    assert used.ema_decay.tolist() == [0, 0.3, 0.5]
     assert np.isinf(clamp(asked, BoundsConfig()).gradient_clip[2])  # no high bound by default
 
 
@@ -231,7 +251,7 @@ def test_a_batch_size_that_the_bounds_hold_where_it_is_cannot_be_controlled():
 
 def test_json_round_trip():
     for ceiling in (None, 0.01):
-        spec = ActionSpec(replace(FULL, learning_rate_ceiling=ceiling))
+        spec = ActionSpec(replace(FULL, learning_rate_ceiling=ceiling, ema_decay=[0.3]))
         assert ActionSpec.from_json(json.loads(json.dumps(spec.to_json()))).heads == spec.heads
 
 

@@ -46,8 +46,8 @@ def test_a_decision_is_numbers_and_no_more():
     assert metrics == {
         "pilot/decision": 1, "pilot/step": 10, "pilot/learning_rate": 0.01,
         "pilot/weight_decay": 0, "pilot/momentum": 0.5, "pilot/batch_size": 1,
-        "pilot/optimizer": 0, "pilot/train_loss": record["train_loss"], "pilot/overruled": 0,
-        "pilot/intervention": 0,
+        "pilot/optimizer": 0, "pilot/ema_decay": 0, "pilot/train_loss": record["train_loss"],
+        "pilot/overruled": 0, "pilot/intervention": 0,
     }  # fmt: skip
     assert all(type(value) is float for value in metrics.values())
     known = decision_metrics({**record, "valid_loss": math.inf, "gradient_clip": 2.0})

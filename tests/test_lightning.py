@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from trainpilot import Pilot, TrainpilotError
+from trainpilot.agents.heuristics import Constant
 
 lightning = pytest.importorskip("lightning.pytorch")
 
@@ -230,3 +231,55 @@ def test_what_a_pilot_cannot_do_is_refused_in_a_sentence(tmp_path):
     told = PilotCallback(optimizer="adam", lr=0.003)
     trainer(told, tmp_path).fit(Module(lambda params: torch.optim.Adagrad(params)), loader())
     assert told.optimizer.decisions[0]["learning_rate_before"] == 0.003
+
+
+def test_a_validation_sees_the_pilots_average_and_the_fit_ends_with_it(tmp_path):
+    class Looking(Module):
+        seen = None
+
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            if not self.trainer.sanity_checking:
+                self.seen = self.net[0].weight.detach().clone()
+
+    def pilot():
+        return Pilot(Constant("adam", 0.01, ema_decay=0.5))
+
+    module, callback = Looking(), PilotCallback(pilot(), "val_loss", optimizer="adam")
+    trainer(callback, tmp_path, max_epochs=2).fit(module, loader(), loader(64))
+    twin = Module()
+    plain = pilot().attach(twin, 80, lr=2e-3)
+    averages = []
+    for _ in range(2):
+        for batch in loader():
+            plain.zero_grad()
+            loss = twin.training_step(batch, 0)
+            loss.backward()
+            plain.step(loss=loss)
+        with plain.averaged():
+            averages.append(twin.net[0].weight.detach().clone())
+    assert module.losses == twin.losses  # the training goes on with its own weights
+    assert torch.equal(module.seen, averages[1])
+    assert torch.equal(module.net[0].weight, averages[1])
+    assert not torch.equal(twin.net[0].weight, averages[1])
+
+
+def test_a_validation_that_fails_leaves_the_module_with_its_own_weights(tmp_path):
+    class Failing(Module):
+        def validation_step(self, batch, batch_idx):
+            if self.losses:
+                raise ZeroDivisionError
+
+    module = Failing()
+    callback = PilotCallback(Pilot(Constant("adam", 0.01, ema_decay=0.5)), optimizer="adam")
+    own = trainer(callback, tmp_path, max_epochs=1)
+    with pytest.raises(ZeroDivisionError):
+        own.fit(module, loader(), loader(64))
+    twin = Module()
+    plain = Pilot(Constant("adam", 0.01, ema_decay=0.5)).attach(twin, 40, lr=2e-3)
+    for batch in loader():
+        plain.zero_grad()
+        loss = twin.training_step(batch, 0)
+        loss.backward()
+        plain.step(loss=loss)
+    assert torch.equal(module.net[0].weight, twin.net[0].weight)

@@ -29,7 +29,7 @@ def chooses_all():
     spec = ActionSpec(
         ActionConfig(
             weight_decay=FACTORS, momentum=FACTORS, gradient_clip=FACTORS, batch_size=FACTORS,
-            optimizers=["sgd", "adam", "rmsprop", "nesterov", "lion"],
+            ema_decay=[0.0, 0.5, 0.9], optimizers=["sgd", "adam", "rmsprop", "nesterov", "lion"],
         )
     )  # fmt: skip
     networks = make_policy(spec, [8])
@@ -61,7 +61,8 @@ class ByTurns:
         )
 
 
-CONFIG = EnvConfig(decisions=12, bounds=BoundsConfig(batch_size_high=4))
+# With a momentum of 0, torch's SGD leaves its buffer as it was; the engine's goes on.
+CONFIG = EnvConfig(decisions=12, bounds=BoundsConfig(batch_size_high=4, momentum_low=0.05))
 
 
 @pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn", "docstrings_mlp", "surnames_gru"])
@@ -75,6 +76,7 @@ def test_all_kinds_of_decisions_are_carried_out_as_in_the_engine(make, moons):
     if make is chooses_all:
         assert len({record["optimizer"] for record in records}) >= 3
         assert len({record["batch_size"] for record in records}) >= 2
+        assert len({record["ema_decay"] for record in records}) >= 2
 
 
 def test_an_optimizer_that_was_not_announced_starts_cold(moons):
@@ -102,7 +104,7 @@ def agree(task, controller, config, rtol):
         assert own.keys() == theirs.keys()
         for name in ("action", "optimizer", "batch_size", "step", "samples", "clamped"):
             assert own[name] == theirs[name], (own["decision"], name)
-        for name in ("learning_rate", "weight_decay", "momentum", "gradient_clip"):
+        for name in ("learning_rate", "weight_decay", "momentum", "gradient_clip", "ema_decay"):
             assert own[name] == pytest.approx(theirs[name], rel=1e-9)
         # A loss near its floor takes small differences far in its logarithm.
         np.testing.assert_allclose(own["observation"], theirs["observation"], atol=0.05)

@@ -48,7 +48,7 @@ def test_the_average_schedule_of_one_run_is_that_run(moons):
 def test_the_average_rate_is_geometric_and_the_optimizer_the_most_frequent(moons):
     run = runs_of(moons, policy(), seeds=[4])[0]
     record = {"weight_decay": 0.0, "momentum": 0.9, "gradient_clip": np.inf, "batch_size": 1}
-    record["guard_scale"] = 1.0
+    record |= {"guard_scale": 1.0, "ema_decay": 0.5}
     for place, (optimizer, rate) in enumerate([("adam", 1e-2), ("adam", 1e-4), ("sgd", 0.03)]):
         run.decisions[place : place + 1] = [
             record | {"optimizer": optimizer, "learning_rate": rate}
@@ -59,6 +59,7 @@ def test_the_average_rate_is_geometric_and_the_optimizer_the_most_frequent(moons
     # SGD's 0.03 is 1e-3 in Adam's units.
     assert entry["learning_rate"] == pytest.approx(1e-3)
     assert entry["gradient_clip"] == np.inf
+    assert entry["ema_decay"] == 0.5
 
 
 def test_what_the_guard_did_is_not_replayed_twice(moons):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from trainpilot import Pilot, TrainpilotError
+from trainpilot.agents.heuristics import Constant
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -45,7 +46,7 @@ def trainer(folder, model=None, pilot_options=None, **how):
         "disable_tqdm": True, "logging_strategy": "no", "learning_rate": 1e-3,
         "weight_decay": 0.1, "max_grad_norm": 0.5,
     }  # fmt: skip
-    names = ("monitor", "monitor_accuracy", "compute_metrics", "eval_dataset")
+    names = ("monitor", "monitor_accuracy", "compute_metrics", "eval_dataset", "pilot")
     own = {"eval_dataset": examples(16)}
     own |= {name: how.pop(name) for name in names if name in how}
     args = transformers.TrainingArguments(folder, **{**defaults, **how})
@@ -235,3 +236,27 @@ def test_a_metric_that_no_evaluation_gives_is_named(tmp_path):
     with pytest.warns(UserWarning, match="is the validation loss.* eval_one_loss") as warned:
         unsaid.train()
     assert sum("validation loss" in str(one.message) for one in warned) == 1
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_an_evaluation_sees_the_pilots_average_and_the_training_ends_with_it(best, tmp_path):
+    how = {"pilot": Pilot(Constant("adam", 0.01, ema_decay=0.5)), "eval_strategy": "epoch"}
+    if best:
+        how |= {"save_strategy": "epoch", "load_best_model_at_end": True}
+    own = trainer(tmp_path, **how)
+    seen, training = [], []
+
+    def look(model, _):
+        (training if model.training else seen).append(model.transformer.wte.weight.detach().clone())
+
+    own.model.register_forward_pre_hook(look)
+    own.train()
+    assert not torch.equal(seen[-1], training[-1])
+    final = own.model.transformer.wte.weight
+    if best:
+        # That is a checkpoint, which has the weights that training would go on with.
+        assert not torch.equal(final, seen[-1])
+    else:
+        assert torch.equal(final, seen[-1])
+        found = [row["eval_loss"] for row in own.state.log_history if "eval_loss" in row]
+        assert own.evaluate()["eval_loss"] == found[-1]

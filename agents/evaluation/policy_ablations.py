@@ -136,7 +136,7 @@ def average_schedule(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
     Returns:
         For each decision: the geometric mean of the learning rate (comparable among optimizers)
-        and of the gradient clip, the mean of weight decay, momentum and batch size, and the most
+        and of the gradient clip, the mean of the other numbers, and the most
         frequent optimizer.
     """
     longest = max(len(run.decisions) for run in runs)
@@ -165,6 +165,7 @@ def _average(records: list[dict[str, Any]]) -> dict[str, Any]:
             np.exp(np.mean(np.log([record["gradient_clip"] for record in records])))
         ),
         "batch_size": round(float(np.mean([record["batch_size"] for record in records]))),
+        "ema_decay": float(np.mean([record["ema_decay"] for record in records])),
     }
 
 

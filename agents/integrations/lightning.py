@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ class PilotCallback(Callback):
         self._pilot = pilot
         self._monitored = [name for name in (monitor, monitor_accuracy) if name is not None]
         self._options = options
+        #: The average of the weights, while a validation sees it.
+        self._shown = ExitStack()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place of the optimizer, before a checkpoint is loaded into it.
@@ -116,13 +119,32 @@ class PilotCallback(Callback):
             loss = loss / trainer.scaler.scale(loss.new_ones(()))
         self.optimizer.observe(train_loss=loss)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the validation see the average of the weights, where there is one."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._shown = ExitStack()
+            self._shown.enter_context(self.optimizer.averaged())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the module with the average of its weights, where there is one."""
+        self.optimizer.load_averaged()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the module with its own weights, should a validation have failed."""
+        self._shown.close()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the pilot what the validation set says.
 
         Raises:
             TrainpilotError: if the module does not log what is monitored.
         """
-        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._shown.close()
+        if trainer.sanity_checking:
             return
         found = {name: trainer.callback_metrics.get(name) for name in self._monitored}
         missing = [name for name, value in found.items() if value is None]

@@ -92,6 +92,7 @@ class PilotTrainer(Trainer):
         self._pilot_monitor_accuracy = monitor_accuracy
         self._pilot_said_unknown = False
         self.add_callback(_ForgetSkipped())
+        self.add_callback(_LeaveAverage())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Attach the pilot."""
@@ -138,11 +139,16 @@ class PilotTrainer(Trainer):
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The Trainer's; the pilot is told what it finds in the course of a training."""
-        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        if self.is_in_train:
-            prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
-            self._pilot_tell(metrics, is_whole=prefix == "eval")
+        """The Trainer's; the pilot is told what it finds in the course of a training.
+
+        In one it is the average of the weights that is evaluated, where the pilot has one.
+        """
+        if not self.is_in_train:
+            return super().evaluate(*args, **kwargs)
+        with self.pilot_optimizer.averaged():
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
+        self._pilot_tell(metrics, is_whole=prefix == "eval")
         return metrics
 
     def _pilot_tell(self, metrics: dict[str, float], is_whole: bool) -> None:
@@ -240,3 +246,12 @@ class _ForgetSkipped(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called once for all batches of a step; there are no gradients yet."""
         kwargs["optimizer"].optimizer.zero_grad()
+
+
+class _LeaveAverage(TrainerCallback):
+    """A training ends with the average of the weights, or with its best checkpoint."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called once the best checkpoint is loaded, where that is asked for."""
+        if not args.load_best_model_at_end:
+            kwargs["optimizer"].optimizer.load_averaged()

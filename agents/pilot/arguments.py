@@ -96,3 +96,6 @@ def require_within(start: Hyperparameters, bounds: BoundsConfig, multiplier: flo
             f"{name} must lie within the bounds, {low:g} to {high:g} (others: attach's bounds)",
             value,
         )
+    decay, high = start.row(0)["ema_decay"], bounds.ema_decay_high
+    within = f"ema_decay must lie within the bounds, 0 to {high:g} (others: attach's bounds)"
+    require(0 <= decay <= high, within, decay)

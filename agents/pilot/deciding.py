@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from trainpilot.agents.pilot.averaging import AveragedWeights
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.gradients import Gradients
 from trainpilot.agents.pilot.groups import GroupSettings
@@ -79,6 +81,8 @@ class DecidingOptimizer(ToldOptimizer):
         self._gradients = Gradients()
         self._snapshot: Snapshot | None = None
         self._snapshot_device = snapshot
+        self._averages: AveragedWeights | None = None
+        self._shows_average = False
         self._steps = self._updates = self._good_updates = 0
         self._updated: list[bool] = []
         self._corrections: list[float] = []
@@ -98,6 +102,50 @@ class DecidingOptimizer(ToldOptimizer):
     def decisions(self) -> list[dict[str, Any]]:
         """A record of every decision so far; what came of the last one is not known yet."""
         return self._run.records
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the model have the average of its weights, for evaluations and to save it.
+
+        The weights come back in the end. Without an average (`ema_decay` 0) they stay::
+
+            with optimizer.averaged():
+                valid_loss = evaluate(model)
+                torch.save(model.state_dict(), "model.pt")
+        """
+        if self._averages is None or self._shows_average:
+            yield
+            return
+        self._shows_average = True
+        try:
+            with self._averages.shown(self._decay, self._steps):
+                yield
+        finally:
+            self._shows_average = False
+
+    def load_averaged(self) -> None:
+        """Give the model the average of its weights for good, where its training ends."""
+        self._require_own_weights("load_averaged")
+        if self._averages is not None:
+            self._averages.write(self._decay, self._steps)
+            self._averages.begin()
+
+    @property
+    def _decay(self) -> float:
+        return float(self._run.hyperparameters.ema_decay[0])
+
+    def _require_own_weights(self, called: str) -> None:
+        """Refuse what would take the average for the weights."""
+        require(
+            not self._shows_average, f"a pilot's {called} comes outside of averaged()", "it within"
+        )
+
+    def _average(self) -> None:
+        """Take the weights into their average, if there is to be one."""
+        if self._averages is None and self._decay > 0:
+            self._averages = AveragedWeights(self._model, self._parameters)
+        if self._averages is not None:
+            self._averages.take_in(self._decay, self._steps)
 
     def _begin(self) -> None:
         self._ask_valid()
@@ -139,6 +187,7 @@ class DecidingOptimizer(ToldOptimizer):
         """
         judgement = self._judgement
         if judgement is None:
+            self._average()
             self._ask_valid()
             judgement = self._judge()
         if not self._settled:
@@ -185,6 +234,8 @@ class DecidingOptimizer(ToldOptimizer):
             if judgement.rolled_back or judgement.ended:
                 self._snapshot.restore()
                 self._gradients.clear()
+                if self._averages is not None:
+                    self._averages.begin()
                 self._updates = self._good_updates
             elif judgement.sound:
                 self._renew(self._snapshot)
@@ -206,7 +257,8 @@ class DecidingOptimizer(ToldOptimizer):
     def _ask_valid(self) -> None:
         if self._validate is None:
             return
-        found: Any = self._validate()
+        with self.averaged():
+            found: Any = self._validate()
         given = found if isinstance(found, tuple) else (found,)
         rule = "validate must give a loss, or a loss and an accuracy"
         require(1 <= len(given) <= 2, rule, f"{len(given)} numbers")

@@ -101,7 +101,7 @@ class _Loop:
         config, task, begun = self._config, self._task, time.perf_counter()
         # The engine moves a start into the bounds at the first decision.
         start = clamp(draw_start(config.start, run_generator(seed)), config.bounds).row(0)
-        optimizer = pilot.attach(
+        self._optimizer = optimizer = pilot.attach(
             self._model,
             config.n_micro_batches,
             lr=start.pop("learning_rate"),
@@ -126,6 +126,8 @@ class _Loop:
                 optimizer.step(loss=loss)
         except DivergedError:
             self.run.diverged = True
+        else:
+            optimizer.load_averaged()
         self.run.seconds = time.perf_counter() - begun
         if not self.run.diverged:
             test = self._moved(task.splits.test)
@@ -145,7 +147,8 @@ class _Loop:
     def _record(self, decision: dict[str, Any]) -> None:
         """Take in a decision and what came of it, after a roll-back if there was one."""
         run = self.run
-        self._add_point(decision["valid_loss"])
+        with self._optimizer.averaged():
+            self._add_point(decision["valid_loss"])
         own = {"task": run.task, "controller": run.controller, "seed": run.seed}
         more = {"samples": run.samples[-1], "outer_valid_loss": run.outer_valid_loss[-1]}
         run.decisions.append(own | decision | more)

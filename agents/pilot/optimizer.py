@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainpilot.agents.pilot.averaging import AveragedWeights
 from trainpilot.agents.pilot.deciding import DecidingOptimizer, DivergedError
 from trainpilot.agents.pilot.groups import with_multipliers
 from trainpilot.agents.pilot.ranks import mean_loss
@@ -87,6 +88,7 @@ class PilotOptimizer(DecidingOptimizer):
     def _step(self, loss: Tensor | float) -> None:
         if self._ended is not None:
             raise DivergedError(self._ended)
+        self._require_own_weights("step")
         self._take_settings()
         # Where somebody's function has failed in the last step.
         is_judged = self._judgement is not None
@@ -193,7 +195,8 @@ class PilotOptimizer(DecidingOptimizer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the training depends on, the snapshot included."""
+        """All that the rest of the training depends on, snapshot and average included."""
+        self._require_own_weights("state_dict")
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         state = self._state_dict()
@@ -222,6 +225,7 @@ class PilotOptimizer(DecidingOptimizer):
                 "probe": self._probe.rows,
                 "gradients": self._gradients.state_dict(self._parameters),
                 "snapshot": None if self._snapshot is None else self._snapshot.state_dict(),
+                "averages": None if self._averages is None else self._averages.state_dict(),
                 **{name: getattr(self, f"_{name}") for name in _COUNTS},
                 "updated": list(self._updated),
                 "corrections": list(self._corrections),
@@ -320,12 +324,16 @@ class PilotOptimizer(DecidingOptimizer):
         if self._snapshot_device is not None and snapshot is not None:
             self._snapshot = self._new_snapshot()
             self._snapshot.load_state_dict(snapshot)
+        self._averages = None
+        if pilot["averages"] is not None:
+            self._averages = AveragedWeights(self._model, self._parameters)
+            self._averages.load_state_dict(pilot["averages"])
         name = OPTIMIZER_NAMES[self._run.hyperparameters.optimizer[0]]
         self.state = self._optimizers.use(name)
 
 
 #: Of what `state_dict` gives.
-_FORMAT = 2
+_FORMAT = 3
 
 #: Of a training that has begun.
 _STARTED = (
@@ -333,6 +341,7 @@ _STARTED = (
     "probe",
     "gradients",
     "snapshot",
+    "averages",
     "updated",
     "corrections",
     "judgement",

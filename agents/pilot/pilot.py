@@ -95,6 +95,7 @@ class Pilot:
         momentum: float = 0.9,
         gradient_clip: float = math.inf,
         batch_size: int = 1,
+        ema_decay: float = 0.0,
         validate: Callable[[], float | tuple[float, float]] | None = None,
         on_decision: Callable[[dict[str, Any]], None] | None = None,
         decisions: int | None = None,
@@ -123,6 +124,9 @@ class Pilot:
             momentum: SGD's momentum and Adam's beta1, to begin with, in [0, 1).
             gradient_clip: largest norm of the gradient, to begin with, > 0; infinite for none.
             batch_size: batches whose mean gradient makes an update, to begin with, at least 1.
+            ema_decay: share of the earlier average in the moving average of the weights that
+                each decision ends with and `PilotOptimizer.averaged` shows, to begin with, in
+                [0, 1); 0 for none.
             validate: gives the loss, or loss and accuracy, on a validation set; called at every
                 decision and after the last step, without gradients. `observe` tells the same when
                 it suits you. If it fails, the next step makes up for it.
@@ -157,7 +161,11 @@ class Pilot:
             decide_every=decide_every,
         )
         require_numbers(
-            lr=lr, weight_decay=weight_decay, momentum=momentum, gradient_clip=gradient_clip
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            gradient_clip=gradient_clip,
+            ema_decay=ema_decay,
         )
         require_seed(seed)
         # Nothing relates to a rate of 0.
@@ -181,6 +189,7 @@ class Pilot:
             momentum=momentum,
             gradient_clip=gradient_clip,
             batch_size=batch_size,
+            ema_decay=ema_decay,
             optimizer=optimizer,
         )
         groups = parameter_groups(model, params, start)

@@ -35,7 +35,7 @@ class Snapshot:
         optimizers: TorchOptimizers,
         device: str | None,
     ) -> None:
-        self._model = _unwrapped(model)
+        self._model = unwrapped(model)
         self._all = parameters
         self._optimizers = optimizers
         self._device = device
@@ -89,7 +89,7 @@ class Snapshot:
         return {
             "parameters": [self._parameters.get(parameter) for parameter in self._all],
             # Compiled or not, a checkpoint fits.
-            "buffers": {_plain(name): kept for name, kept in self._buffers.items()},
+            "buffers": {plain_name(name): kept for name, kept in self._buffers.items()},
             "optimizers": numbered(self._states, self._all),
         }
 
@@ -101,14 +101,14 @@ class Snapshot:
             if kept is not None
         }
         self._buffers = {
-            name: state["buffers"][_plain(name)].to(self._device or own.device, copy=True)
+            name: state["buffers"][plain_name(name)].to(self._device or own.device, copy=True)
             for name, own in self._model.named_buffers()
-            if _plain(name) in state["buffers"]
+            if plain_name(name) in state["buffers"]
         }
         self._states = unnumbered(state["optimizers"], self._all)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The module within what torch wraps around a whole one."""
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -119,6 +119,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name that a buffer has where no part of the model is compiled."""
     return name.replace("_orig_mod.", "")
