@@ -31,7 +31,7 @@ class HeldOut:
         self._test = observed_sample(engine.task.splits.test, FINAL_SIZE)
         self._lowest = np.full(len(runs), np.inf)
         self._is_last = np.zeros(len(runs), dtype=bool)
-        self._best = LastGood(engine.weights())
+        self._best = LastGood(engine.seen())
         self.look(valid_loss)
 
     def look(self, valid_loss: np.ndarray) -> None:
@@ -44,7 +44,7 @@ class HeldOut:
         better = going & (valid_loss < self._lowest)
         self._lowest = np.where(better, valid_loss, self._lowest)
         self._is_last = better
-        self._best.keep(self._engine.weights(), better)
+        self._best.keep(self._engine.seen(), better)
         found = self._engine.evaluate_split(self._sample)
         accuracy = found.metrics.get("accuracy")
         for row in np.flatnonzero(going):
@@ -56,7 +56,7 @@ class HeldOut:
     def finish(self) -> None:
         """Measure the last weights and those with the lowest valid loss on `test`."""
         measure_test(self._engine, self._runs, self._test)
-        weights = self._engine.weights()
+        weights = self._engine.seen()
         last = [values.clone() for values in weights]
         other = np.flatnonzero(~self._is_last)
         self._best.restore(weights, ~self._is_last)

@@ -206,6 +206,11 @@ class ActionSpec:
                     f"{ceiling!r}, of {head['name']}",
                 )
                 config.learning_rate_ceiling = ceiling
+        require(
+            all(type(decay) in (int, float) and 0 <= decay < 1 for decay in config.ema_decay),
+            "an action's ema_decay must hold decays in [0, 1)",
+            config.ema_decay,
+        )
         spec = cls(config)
         if spec.to_json() != heads:
             # The order of the heads is that of the policy's outputs.

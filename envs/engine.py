@@ -11,10 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from trainpilot.envs.averages import WeightAverages
 from trainpilot.envs.data_order import data_order
 from trainpilot.envs.devices import device_of
 from trainpilot.envs.evaluating import observed_sample
@@ -26,17 +24,17 @@ from trainpilot.envs.optimizers import (
     menu,
     moment_names,
 )
-from trainpilot.envs.roll_back import LastGood
-from trainpilot.envs.schedule import STEP_SCALARS, Plan, Schedule, step_keys
+from trainpilot.envs.run_keeper import RunKeeper
+from trainpilot.envs.schedule import STEP_SCALARS, Plan, step_keys
 from trainpilot.envs.signals import Evaluation, Signals, StepSums, make_signals
 from trainpilot.envs.starting import Setting, Trial, choose_trainer, refusing
 from trainpilot.envs.tiles import tile_of
 from trainpilot.envs.trainer import Orders, RunState
-from trainpilot.inner_tasks.errors import TrainpilotError, require
+from trainpilot.inner_tasks.errors import require
 from trainpilot.inner_tasks.protocol import InnerTask, Split, check_micro_batch_size
 
 
-class Engine:
+class Engine(RunKeeper):
     """Advances `n_runs` inner runs of a task together. `reset` comes first.
 
     Args:
@@ -88,7 +86,6 @@ class Engine:
         require(max_batch_size >= 1, "max_batch_size must be at least 1", max_batch_size)
         check_micro_batch_size(task.name, task.micro_batch_size, len(task.splits.train.inputs))
         self.task = task
-        self.n_runs = n_runs
         self.n_micro_batches = n_micro_batches
         self._device = device_of(device)
         self._max_batch_size = max_batch_size
@@ -96,10 +93,9 @@ class Engine:
         # A graphics processor wants all rows at once, a core as many as stay near it.
         on_core = self._device.type == "cpu"
         tile = tile_of(task, n_runs, to_compile=compiled is True) if on_core else n_runs
-        self._n_rows = -(-n_runs // tile) * tile
         with refusing(task):
             self._model = FlatModel(task, mixed_precision=mixed_precision)
-            self._state = self._new_state()
+            super().__init__(self._new_state(-(-n_runs // tile) * tile), n_runs)
             observed = (
                 observed_sample(task.splits.valid, evaluation_size),
                 observed_sample(task.splits.outer_valid, evaluation_size),
@@ -111,10 +107,6 @@ class Engine:
         self._seeds = np.zeros(n_runs, dtype=np.int64)
         self._budgets = np.full(n_runs, n_micro_batches)
         self._position = np.zeros(n_runs, dtype=np.int64)
-        self._schedule = Schedule(n_runs)
-        self._mean_square = np.zeros(n_runs)
-        self._averages: WeightAverages | None = None
-        self._last_good: LastGood | None = None
         setting = Setting(
             task, self._model, self._menu, tile, observed, self._device, mixed_precision
         )
@@ -124,10 +116,10 @@ class Engine:
         self.reset(range(n_runs), [0] * n_runs)
         self.evaluate()
 
-    def _new_state(self) -> RunState:
+    def _new_state(self, n_rows: int) -> RunState:
         def zeros() -> Tensor:
             return torch.zeros(
-                self._n_rows, self._model.width, dtype=self._model.dtype, device=self._device
+                n_rows, self._model.width, dtype=self._model.dtype, device=self._device
             )
 
         # Rows that only fill up the last tile have weights of seed 0, never zeros, on which a
@@ -140,7 +132,7 @@ class Engine:
             [zeros() for _ in moment_names(self._menu)],
             zeros() if self._max_batch_size > 1 else None,
             {
-                name: value.repeat(self._n_rows, *[1] * (value.ndim - 1)).to(self._device)
+                name: value.repeat(n_rows, *[1] * (value.ndim - 1)).to(self._device)
                 for name, value in buffers.items()
             },
         )
@@ -229,8 +221,7 @@ class Engine:
         self._position[rows] = 0
         self._schedule.reset(rows)
         self._mean_square[rows] = 0
-        if self._averages is not None:
-            self._averages.begin(self._state, rows)
+        self._begin_averages(rows)
 
     def advance(
         self,
@@ -312,36 +303,6 @@ class Engine:
             np.pad(orders.keys, more),
         )
 
-    def carried(self) -> list[Tensor]:
-        """What runs carry from one inner step to the next, `(n_runs, ...)` each.
-
-        Weights, moments, accumulated gradients, buffers, counts of updates, the mean gradient's
-        norm and the averages of the weights; not the place in the data and in the budget. Writing
-        to these tensors changes the runs; the next step may replace them.
-        """
-        seen = [] if self._averages is None else self.weights()
-        return [*self._restored(), *seen]
-
-    def _restored(self) -> list[Tensor]:
-        """What a roll-back restores, `(n_runs, ...)` each; averages begin anew from there."""
-        state = self._state.rows(slice(self.n_runs))
-        return [
-            state.parameters,
-            *state.moments,
-            *([] if state.accumulated is None else [state.accumulated]),
-            *state.buffers.values(),
-            *(torch.from_numpy(counts) for counts in (*self._schedule.counts, self._mean_square)),
-        ]
-
-    def weights(self) -> list[Tensor]:
-        """Parameters and buffers that evaluations see, `(n_runs, ...)` each.
-
-        Writing to them changes what is seen, and the runs where there is no average; the next step
-        may replace them.
-        """
-        state = self._seen.rows(slice(self.n_runs))
-        return [state.parameters, *state.buffers.values()]
-
     @property
     def parameters(self) -> Tensor:
         """Weights of every run, `(n_runs, n_params)`, a view: writing to it moves the runs."""
@@ -366,47 +327,6 @@ class Engine:
         signals = self.advance(still, 1)
         buffer = self._state.moments[moment_names(self._menu).index("momentum_buffer")]
         return buffer[: self.n_runs, : self._model.n_params], signals
-
-    def average(self, decay: FloatArray) -> None:
-        """Take the weights into the averages that `evaluate` and `state_dict` see.
-
-        From the first decay above 0 on, the weights of all runs take twice the memory.
-
-        Args:
-            decay: share of the earlier average in each run's new one, `(n_runs,)`, in [0, 1); 0
-                for the weights themselves.
-        """
-        if self._averages is None:
-            if not decay.any():
-                return
-            self._averages = WeightAverages(self._state)
-        self._averages.take_in(self._state, np.pad(decay, (0, self._n_rows - self.n_runs)))
-
-    @property
-    def _seen(self) -> RunState:
-        """What evaluations see."""
-        return self._state if self._averages is None else self._averages.of(self._state)
-
-    def keep(self, rows: NDArray[np.bool_]) -> None:
-        """Keep what the runs of these rows, `(n_runs,)`, carry now, for `restore`.
-
-        From the first time on, the state of all runs takes twice the memory.
-        """
-        if self._last_good is None:
-            self._last_good = LastGood(self._restored())
-        self._last_good.keep(self._restored(), rows)
-
-    def restore(self, rows: NDArray[np.bool_]) -> None:
-        """Give these rows, `(n_runs,)`, what was kept; place and budget go on.
-
-        Raises:
-            TrainpilotError: if nothing was kept yet.
-        """
-        if self._last_good is None:
-            raise TrainpilotError("restore needs a state that keep() has kept; given: none")
-        self._last_good.restore(self._restored(), rows)
-        if self._averages is not None:
-            self._averages.begin(self._state, np.flatnonzero(rows).tolist())
 
     def evaluate(self, rows: Sequence[int] | None = None) -> tuple[Evaluation, Evaluation]:
         """Evaluate every run on the observed parts of `valid` and `outer_valid`.

@@ -269,6 +269,12 @@ def test_a_ceiling_in_json_that_is_none_is_refused(ceiling):
         ActionSpec.from_json(heads)
 
 
+@pytest.mark.parametrize("decays", [["a"], [1.0], [-0.5], [float("nan")], [None], [0.5, True]])
+def test_decays_in_json_that_are_none_are_refused(decays):
+    with pytest.raises(TrainpilotError, match=r"ema_decay must hold decays in \[0, 1\); given"):
+        ActionSpec.from_json([{"name": "ema_decay", "choices": decays}])
+
+
 def test_only_the_learning_rate_has_a_ceiling():
     heads = [{"name": "momentum", "choices": [1.0, 2.0], "ceiling": 0.1}]
     with pytest.raises(TrainpilotError, match=r"of the learning_rate; given: 0.1, of momentum"):

@@ -200,3 +200,50 @@ def test_each_run_of_a_family_has_its_own(quadratic):
         rows.append(outcome.outer_valid.loss)
     assert rows[0][0] == rows[1][0]
     assert rows[0][1] != rows[1][1]
+
+
+def test_rows_that_fill_up_a_tile_change_nothing(uncommon_moons):
+    engine = Engine(uncommon_moons, 3, n_micro_batches=12, compiled=False)
+    alone = Engine(uncommon_moons, 1, n_micro_batches=12, compiled=False)
+    engine.reset(range(3), [4, 5, 6])
+    alone.reset([0], [4])
+    for _ in range(3):
+        for one, n_runs in ((engine, 3), (alone, 1)):
+            one.advance(Hyperparameters.full(n_runs, learning_rate=0.05), 4)
+            one.average(np.full(n_runs, 0.5))
+    first, second = engine.evaluate()[1].loss, alone.evaluate()[1].loss
+    assert first[0] == pytest.approx(second[0], rel=1e-5)
+    assert len(engine.seen()[0]) == 3
+
+
+def test_a_run_that_takes_over_from_another_goes_on_with_its_average(quadratic):
+    engine = Engine(quadratic, 2, n_micro_batches=20, compiled=False)
+    bowl_runs(engine, np.array([[0.9], [0.0]]))
+    bowl_runs(engine, np.array([[0.9], [0.0]]))
+    for carried in engine.carried():
+        carried[1] = carried[0]
+    bowl_runs(engine, np.array([[0.9], [0.9]]))
+    one, other = engine.evaluate()[0].loss
+    assert one == other
+
+
+def test_what_is_no_running_statistic_is_not_averaged(moons):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+        def forward(self, inputs):
+            return self.layer(inputs) + torch.where(self.mask < 0, 0.1, self.mask)
+
+    task = TensorTask(
+        "masked_moons", model=Masked, loss="cross_entropy", splits=moons.splits,
+        modality="tabular", micro_batch_size=10,
+    )  # fmt: skip
+    engine = Engine(task, 1, n_micro_batches=12, compiled=False)
+    for _ in range(3):
+        engine.advance(Hyperparameters.full(1), 4)
+        engine.average(np.full(1, 0.5))
+    assert engine.state_dict(0)["mask"].tolist() == [0, -torch.inf]
+    assert np.isfinite(engine.evaluate()[0].loss[0])

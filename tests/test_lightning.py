@@ -264,6 +264,25 @@ def test_a_validation_sees_the_pilots_average_and_the_fit_ends_with_it(tmp_path)
     assert not torch.equal(twin.net[0].weight, averages[1])
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_the_last_checkpoint_has_the_weights_that_a_fit_goes_on_with(tmp_path):
+    def fitted(folder, epochs, **how):
+        module = Module()
+        callback = PilotCallback(
+            Pilot(Constant("adam", 0.01, ema_decay=0.9)), optimizer="adam", total_steps=120
+        )
+        keeper = lightning.callbacks.ModelCheckpoint(tmp_path / folder, save_last=True)
+        own = trainer([callback, keeper], tmp_path, max_epochs=epochs, enable_checkpointing=True)
+        own.fit(module, loader(), **how)
+        return module
+
+    whole = fitted("whole", 3)
+    fitted("first", 2)
+    again = fitted("rest", 3, ckpt_path=tmp_path / "first" / "last.ckpt")
+    assert again.losses == whole.losses[80:]
+    assert torch.equal(again.net[0].weight, whole.net[0].weight)
+
+
 def test_a_validation_that_fails_leaves_the_module_with_its_own_weights(tmp_path):
     class Failing(Module):
         def validation_step(self, batch, batch_idx):

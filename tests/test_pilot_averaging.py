@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.heuristics import Constant
+from trainpilot.agents.pilot.averaging import ModelAverage
 from trainpilot.envs.config import BoundsConfig, GuardConfig
 
 N_STEPS, EACH = 40, 10
@@ -98,7 +100,7 @@ def test_without_a_decay_there_is_no_average():
         assert_same(values(net), weights, **EXACT)
     optimizer.load_averaged()
     assert_same(values(net), weights, **EXACT)
-    assert optimizer.state_dict()["pilot"]["averages"] is None
+    assert optimizer.state_dict()["pilot"]["average"] is None
 
 
 def test_validate_sees_the_average():
@@ -155,14 +157,19 @@ def test_after_a_roll_back_the_average_begins_anew():
         assert_same(values(net), good, **EXACT)
 
 
-@pytest.mark.parametrize("called", ["step", "state_dict", "load_averaged"])
+@pytest.mark.parametrize(
+    "called", ["step", "state_dict", "load_state_dict", "load_averaged", "add_param_group"]
+)
 def test_what_would_take_the_average_for_the_weights_is_refused(called):
     net = Net()
     optimizer = attached(net)
     train(net, optimizer, batches(12))
+    state = optimizer.state_dict()
     does = {
         "step": lambda: train(net, optimizer, batches(1)),
         "state_dict": optimizer.state_dict,
+        "load_state_dict": lambda: optimizer.load_state_dict(state),
+        "add_param_group": lambda: optimizer.add_param_group({"params": [torch.ones(1)]}),
         "load_averaged": optimizer.load_averaged,
     }[called]
     with (
@@ -184,6 +191,71 @@ def test_what_a_model_is_given_in_mid_training_is_averaged_from_then_on():
     with optimizer.averaged():
         assert torch.equal(more, torch.ones(2))
         assert not torch.equal(net.weight, before)
+
+
+def test_a_model_that_is_moved_within_has_its_weights_after():
+    net = Net()
+    optimizer = attached(net)
+    train(net, optimizer, batches(15))
+    weights = values(net)
+    with optimizer.averaged():
+        net.half()
+        net.float()
+    assert_same(values(net), weights, **EXACT)
+
+
+def test_what_is_no_running_statistic_is_left_as_it_is():
+    class Masked(Net):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", torch.full((3,), -torch.inf))
+            self.register_buffer("table", torch.eye(3).to_sparse())
+
+    net = Masked()
+    optimizer = attached(net)
+    train(net, optimizer, batches(25))
+    with optimizer.averaged():
+        net.mask[0] = 5
+        net(torch.zeros(2, 4))
+    assert net.mask.tolist() == [5, -torch.inf, -torch.inf]
+    optimizer.load_averaged()
+    assert net.mask[1] == -torch.inf
+    assert net.table.layout == torch.sparse_coo
+    assert all(torch.isfinite(one).all() for one in net.parameters())
+
+
+def test_sixteen_bits_lose_nothing_in_the_average():
+    weights = nn.Linear(1, 1, bias=False).bfloat16()
+    average = ModelAverage(weights, list(weights.parameters()))
+    exact = None
+    for number in range(40):
+        value = 1.0 if number == 0 else 1.03125
+        with torch.no_grad():
+            weights.weight.fill_(value)
+        average.take_in(0.9, number)
+        exact = value if exact is None else 0.9 * exact + 0.1 * value
+    kept = average.state_dict()["parameters"][0]
+    assert kept.item() == pytest.approx(exact, rel=1e-6)
+    with average.shown(0.9, 39):
+        assert weights.weight.dtype == torch.bfloat16
+        assert weights.weight.item() == pytest.approx(exact, rel=2**-8)
+    assert weights.weight.item() == 1.03125
+
+
+def test_what_fails_while_it_is_taken_in_is_not_taken_in_twice(monkeypatch):
+    net = Net()
+    average = ModelAverage(net, list(net.parameters()))
+    average.take_in(0.5, 0)
+    monkeypatch.setattr(torch.Tensor, "lerp_", Mock(side_effect=[None, MemoryError]))
+    with torch.no_grad():
+        net.first.weight += 1
+    with pytest.raises(MemoryError):
+        average.take_in(0.5, 1)
+    monkeypatch.undo()
+    average.take_in(0.5, 1)
+    weights = values(net)
+    with average.shown(0.5, 1):
+        assert_same(values(net), weights, **EXACT)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 0.9])

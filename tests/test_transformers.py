@@ -244,7 +244,13 @@ def test_an_evaluation_sees_the_pilots_average_and_the_training_ends_with_it(bes
     if best:
         how |= {"save_strategy": "epoch", "load_best_model_at_end": True}
     own = trainer(tmp_path, **how)
-    seen, training = [], []
+    seen, training, ends = [], [], []
+
+    class Saving(transformers.TrainerCallback):
+        def on_train_end(self, *args, model, **kwargs):
+            ends.append(model.transformer.wte.weight.detach().clone())
+
+    own.add_callback(Saving())
 
     def look(model, _):
         (training if model.training else seen).append(model.transformer.wte.weight.detach().clone())
@@ -253,6 +259,7 @@ def test_an_evaluation_sees_the_pilots_average_and_the_training_ends_with_it(bes
     own.train()
     assert not torch.equal(seen[-1], training[-1])
     final = own.model.transformer.wte.weight
+    assert torch.equal(ends[0], final)
     if best:
         # That is a checkpoint, which has the weights that training would go on with.
         assert not torch.equal(final, seen[-1])

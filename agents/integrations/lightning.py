@@ -125,8 +125,11 @@ class PilotCallback(Callback):
             self._shown = ExitStack()
             self._shown.enter_context(self.optimizer.averaged())
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the module with the average of its weights, where there is one."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the module with the average of its weights, where there is one.
+
+        The last checkpoint is written by then, with the weights that a training goes on with.
+        """
         self.optimizer.load_averaged()
 
     def on_exception(

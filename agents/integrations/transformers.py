@@ -91,8 +91,8 @@ class PilotTrainer(Trainer):
         self._pilot_monitor = monitor
         self._pilot_monitor_accuracy = monitor_accuracy
         self._pilot_said_unknown = False
-        self.add_callback(_ForgetSkipped())
-        self.add_callback(_LeaveAverage())
+        # The first of them, so that others find the model as it is left.
+        self.callback_handler.callbacks.insert(0, _Beside())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Attach the pilot."""
@@ -240,18 +240,17 @@ def _piloted(own: type[Trainer]) -> type[PilotTrainer]:
     return type(f"Pilot{own.__name__}", (PilotTrainer, own), names)
 
 
-class _ForgetSkipped(TrainerCallback):
-    """Where a gradient scaler has skipped a step, its losses are none of the next one's."""
+class _Beside(TrainerCallback):
+    """What a pilot does beside the methods of its trainer."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called once for all batches of a step; there are no gradients yet."""
+        """Where a gradient scaler has skipped a step, its losses are none of the next one's.
+
+        Called once for all batches of a step; there are no gradients yet.
+        """
         kwargs["optimizer"].optimizer.zero_grad()
 
-
-class _LeaveAverage(TrainerCallback):
-    """A training ends with the average of the weights, or with its best checkpoint."""
-
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called once the best checkpoint is loaded, where that is asked for."""
+        """Leave the model with the average of its weights, or with the best checkpoint's own."""
         if not args.load_best_model_at_end:
             kwargs["optimizer"].optimizer.load_averaged()

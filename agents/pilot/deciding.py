@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from trainpilot.agents.pilot.averaging import AveragedWeights
+from trainpilot.agents.pilot.averaging import ModelAverage
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.pilot.gradients import Gradients
 from trainpilot.agents.pilot.groups import GroupSettings
@@ -81,8 +81,7 @@ class DecidingOptimizer(ToldOptimizer):
         self._gradients = Gradients()
         self._snapshot: Snapshot | None = None
         self._snapshot_device = snapshot
-        self._averages: AveragedWeights | None = None
-        self._shows_average = False
+        self._averaging: ModelAverage | None = None
         self._steps = self._updates = self._good_updates = 0
         self._updated: list[bool] = []
         self._corrections: list[float] = []
@@ -107,28 +106,25 @@ class DecidingOptimizer(ToldOptimizer):
     def averaged(self) -> Iterator[None]:
         """Let the model have the average of its weights, for evaluations and to save it.
 
-        The weights come back in the end. Without an average (`ema_decay` 0) they stay::
+        The weights come back in the end, whatever happens within; not between a `backward` and the
+        forward pass before it. Without an average (`ema_decay` 0) they stay::
 
             with optimizer.averaged():
                 valid_loss = evaluate(model)
                 torch.save(model.state_dict(), "model.pt")
         """
-        if self._averages is None or self._shows_average:
+        if self._averaging is None or self._averaging.is_shown:
             yield
             return
-        self._shows_average = True
-        try:
-            with self._averages.shown(self._decay, self._steps):
-                yield
-        finally:
-            self._shows_average = False
+        with self._averaging.shown(self._decay, self._steps):
+            yield
 
     def load_averaged(self) -> None:
         """Give the model the average of its weights for good, where its training ends."""
         self._require_own_weights("load_averaged")
-        if self._averages is not None:
-            self._averages.write(self._decay, self._steps)
-            self._averages.begin()
+        if self._averaging is not None:
+            self._averaging.write(self._decay, self._steps)
+            self._averaging.forget()
 
     @property
     def _decay(self) -> float:
@@ -136,16 +132,15 @@ class DecidingOptimizer(ToldOptimizer):
 
     def _require_own_weights(self, called: str) -> None:
         """Refuse what would take the average for the weights."""
-        require(
-            not self._shows_average, f"a pilot's {called} comes outside of averaged()", "it within"
-        )
+        is_shown = self._averaging is not None and self._averaging.is_shown
+        require(not is_shown, f"a pilot's {called} comes outside of averaged()", "it within")
 
     def _average(self) -> None:
         """Take the weights into their average, if there is to be one."""
-        if self._averages is None and self._decay > 0:
-            self._averages = AveragedWeights(self._model, self._parameters)
-        if self._averages is not None:
-            self._averages.take_in(self._decay, self._steps)
+        if self._averaging is None and self._decay > 0:
+            self._averaging = ModelAverage(self._model, self._parameters)
+        if self._averaging is not None:
+            self._averaging.take_in(self._decay, self._steps)
 
     def _begin(self) -> None:
         self._ask_valid()
@@ -234,8 +229,8 @@ class DecidingOptimizer(ToldOptimizer):
             if judgement.rolled_back or judgement.ended:
                 self._snapshot.restore()
                 self._gradients.clear()
-                if self._averages is not None:
-                    self._averages.begin()
+                if self._averaging is not None:
+                    self._averaging.forget()
                 self._updates = self._good_updates
             elif judgement.sound:
                 self._renew(self._snapshot)

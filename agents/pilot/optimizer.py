@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainpilot.agents.pilot.averaging import AveragedWeights
+from trainpilot.agents.pilot.averaging import ModelAverage
 from trainpilot.agents.pilot.deciding import DecidingOptimizer, DivergedError
 from trainpilot.agents.pilot.groups import with_multipliers
 from trainpilot.agents.pilot.ranks import mean_loss
@@ -173,6 +173,7 @@ class PilotOptimizer(DecidingOptimizer):
         if not self._ready:
             super().add_param_group(param_group)
             return
+        self._require_own_weights("add_param_group")
         self._take_settings()
         super().add_param_group(with_multipliers(param_group, self._run.hyperparameters))
         group = self.param_groups[-1]
@@ -225,7 +226,7 @@ class PilotOptimizer(DecidingOptimizer):
                 "probe": self._probe.rows,
                 "gradients": self._gradients.state_dict(self._parameters),
                 "snapshot": None if self._snapshot is None else self._snapshot.state_dict(),
-                "averages": None if self._averages is None else self._averages.state_dict(),
+                "average": None if self._averaging is None else self._averaging.state_dict(),
                 **{name: getattr(self, f"_{name}") for name in _COUNTS},
                 "updated": list(self._updated),
                 "corrections": list(self._corrections),
@@ -247,6 +248,7 @@ class PilotOptimizer(DecidingOptimizer):
             UserWarning: if the controller, the bounds or the guard are others: those of this
                 optimizer count from now on.
         """
+        self._require_own_weights("load_state_dict")
         if isinstance(state_dict, dict):
             state_dict = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
@@ -324,10 +326,10 @@ class PilotOptimizer(DecidingOptimizer):
         if self._snapshot_device is not None and snapshot is not None:
             self._snapshot = self._new_snapshot()
             self._snapshot.load_state_dict(snapshot)
-        self._averages = None
-        if pilot["averages"] is not None:
-            self._averages = AveragedWeights(self._model, self._parameters)
-            self._averages.load_state_dict(pilot["averages"])
+        self._averaging = None
+        if pilot["average"] is not None:
+            self._averaging = ModelAverage(self._model, self._parameters)
+            self._averaging.load_state_dict(pilot["average"])
         name = OPTIMIZER_NAMES[self._run.hyperparameters.optimizer[0]]
         self.state = self._optimizers.use(name)
 
@@ -341,7 +343,7 @@ _STARTED = (
     "probe",
     "gradients",
     "snapshot",
-    "averages",
+    "average",
     "updated",
     "corrections",
     "judgement",
