@@ -60,7 +60,9 @@ def pilot_run(device, **options):
     return optimizer.decisions
 
 
-@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}, {"snapshot": "cpu"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"foreach": True}, {"fused": True}, {"snapshot": "cpu"}, {"ema_decay": 0.5}]
+)
 def test_a_pilot_decides_as_on_the_cpu(options):
     one, other = pilot_run("cpu"), pilot_run("cuda", **options)
     assert [record["learning_rate"] for record in one] == pytest.approx(
