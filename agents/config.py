@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,11 +31,15 @@ class AgentConfig:
     """Stable-Baselines3 PPO (Schulman et al., arXiv 1707.06347).
 
     A rollout is as many decisions as the longest inner run has, in every row:
-    `rollout = runs_per_task * number of tasks * env.decisions` decisions.
+    `rollout = rows of a task * number of tasks * env.decisions` decisions.
 
     Attributes:
         total_decisions: decisions to learn from, rounded up to whole rollouts; at least 1.
         runs_per_task: rows for each task, at least 1.
+        horizons: micro-batches between two decisions in each of a task's rows, each at least 1, so
+            that a policy learns from runs of several lengths: with `[10, 10, 33]` a task has three
+            rows, one of which trains more than three times as long. References are measured with
+            the first. Empty for `runs_per_task` rows with `env.micro_batches_per_decision`.
         batch_size: decisions in a mini-batch of PPO, at least 2.
         n_epochs: passes over a rollout, at least 1.
         learning_rate: of PPO at its start, falling linearly to a tenth; > 0.
@@ -56,6 +61,7 @@ class AgentConfig:
 
     total_decisions: int = 1_000_000
     runs_per_task: int = 8
+    horizons: list[int] = field(default_factory=list)
     batch_size: int = 720
     n_epochs: int = 6
     learning_rate: float = 1e-3
@@ -88,6 +94,11 @@ class AgentConfig:
         ):
             value = getattr(self, name)
             require(value >= least, f"agent.{name} must be at least {least}", value)
+        require(
+            all(interval >= 1 for interval in self.horizons),
+            "agent.horizons must hold at least 1 micro-batch for each row",
+            list(self.horizons),
+        )
         for name in ("learning_rate", "clip_range"):
             value = getattr(self, name)
             require(value > 0, f"agent.{name} must be above 0", value)
@@ -98,6 +109,14 @@ class AgentConfig:
             "agent.hidden must hold widths of at least 1",
             list(self.hidden),
         )
+
+    def rows_by_interval(self, env: EnvConfig) -> dict[int, int]:
+        """Rows of each task by the micro-batches between two decisions, the reference's first.
+
+        Args:
+            env: has the interval where there are no `horizons`.
+        """
+        return Counter(self.horizons) or {env.micro_batches_per_decision: self.runs_per_task}
 
 
 def check_seed(seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def make_groups(
     Args:
         tasks: to learn from.
         env: configuration; `compiled` None is decided here.
-        agent: rows for each task, workers, and whether rewards are normalised.
+        agent: rows for each task and their lengths, workers, and whether rewards are normalised.
         known: references by task, where they have been measured before.
 
     Returns:
@@ -51,18 +52,22 @@ def make_groups(
     if env.compiled is None and agent.total_decisions >= _WORTH_COMPILING:
         env.compiled = True
     measure = agent.normalise_by_reference or needs_reference(env)
+    rows = agent.rows_by_interval(env)
+    envs = [replace(env, micro_batches_per_decision=interval) for interval in rows]
     specs = [
         GroupSpec(
             task,
-            agent.runs_per_task,
-            env,
+            n_rows,
+            own,
             reference=_of_task(task, known) if measure else None,
             family_references=_of_family(task, known) if measure else {},
-            measure=measure,
+            measure=measure and (own is envs[0] or isinstance(task, TaskFamily)),
+            reference_config=envs[0],
         )
         for task in tasks
+        for own, n_rows in zip(envs, rows.values(), strict=True)
     ]
-    with ProgressBar("preparing tasks", agent.runs_per_task * len(tasks)) as progress:
+    with ProgressBar("preparing tasks", sum(spec.n_rows for spec in specs)) as progress:
         ready = 0
 
         def on_ready(spec: GroupSpec) -> None:

@@ -83,8 +83,9 @@ def _learn(agent: PPO, config: TrainConfig, folder: Path, reports: dict[str, str
     """Let the agent learn, and tell the user where things stand."""
     n_workers = config.agent.n_workers
     workers = f" in {n_workers} worker{'s' * (n_workers > 1)}" if n_workers else ""
+    n_rows = sum(config.agent.rows_by_interval(config.env).values())
     say(
-        f"meta-training on {len(config.suite.tasks)} tasks, {config.agent.runs_per_task} inner "
+        f"meta-training on {len(config.suite.tasks)} tasks, {n_rows} inner "
         f"runs each{workers}; curves: tensorboard --logdir {folder / 'tensorboard'}"
     )
     for report, n_tasks in Counter(reports.values()).items():

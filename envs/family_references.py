@@ -45,19 +45,23 @@ class FamilyReferences:
 
 
 def measure_rows(
-    runs: InnerRuns, known: Mapping[str, TaskReference] | None = None
+    runs: InnerRuns,
+    known: Mapping[str, TaskReference] | None = None,
+    config: EnvConfig | None = None,
 ) -> TaskReference | None:
     """Give rows the reference of their task; those of a family when a run begins.
 
     Args:
         runs: the rows; they must be reset afterwards.
         known: references of a family's tasks that have been measured before, by task.
+        config: of the environment in which those of a family's tasks are measured (default: that
+            of the rows).
 
     Returns:
         What was measured; None for a family.
     """
     if isinstance(runs.task, TaskFamily):
-        runs.family_references = FamilyReferences(runs.task, runs.config, known or {})
+        runs.family_references = FamilyReferences(runs.task, config or runs.config, known or {})
         return None
     reference = measure_reference(runs)
     runs.set_reference(reference)

@@ -26,6 +26,8 @@ class GroupSpec:
         family_references: of a family's tasks, where they are known, by task.
         measure: measure the reference where it is not known; those of a family's tasks when
             they are first drawn.
+        reference_config: of the environment in which a family's references are measured; None for
+            `config`. A task's hold for all of its groups.
     """
 
     task: Trainable
@@ -34,6 +36,7 @@ class GroupSpec:
     reference: TaskReference | None = None
     family_references: Mapping[str, TaskReference] = field(default_factory=dict)
     measure: bool = False
+    reference_config: EnvConfig | None = None
 
 
 #: Called with each group's specification as soon as the group can train.

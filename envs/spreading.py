@@ -49,7 +49,7 @@ def assign(specs: Sequence[GroupSpec], n_workers: int) -> list[list[GroupSpec]]:
     # Rows stay together in pairs: a lone row takes other paths through the arithmetic, and its
     # results would differ in the last bit from those beside others.
     units = [(number, size) for number, spec in enumerate(specs) for size in _pairs(spec.n_rows)]
-    costs = [row_cost(spec.task) for spec in specs]
+    costs = [row_cost(spec.task) * spec.config.micro_batches_per_decision for spec in specs]
     counts = spread([costs[number] * size for number, size in units], min(n_workers, len(units)))
     held = []
     first = 0

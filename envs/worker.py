@@ -39,6 +39,8 @@ class Worker:
             self.groups.append(self._make(spec))
             if on_ready is not None:
                 on_ready(spec)
+        # One group of a task may have measured what is the unit of all.
+        self.set_references(self.references)
         self.actions = self.groups[0].actions
         self.config = self.groups[0].config
         self.task_names = [group.task.name for group in self.groups for _ in range(group.n_runs)]
@@ -50,7 +52,7 @@ class Worker:
         if known is not None:
             runs.set_reference(known)
         elif spec.measure:
-            known = measure_rows(runs, spec.family_references)
+            known = measure_rows(runs, spec.family_references, spec.reference_config)
         if known is not None:
             self.references[spec.task.name] = known
         return runs

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from trainpilot.agents.policy_file import load_policy, save_policy
 from trainpilot.agents.rollout import roll_out
 from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
 from trainpilot.envs.interventions import Reason
-from trainpilot.inner_tasks import TrainpilotError
+from trainpilot.inner_tasks import TrainpilotError, families
 
 
 def configs(total_decisions=240, **changes):
@@ -204,6 +206,53 @@ def test_references_that_are_known_are_not_measured_again(moons, monkeypatch):
     again, same = make_groups([moons], env, config, references)
     assert references == same
     assert again.groups[0].references[0] == groups.groups[0].references[0] == references["moons"]
+
+
+def test_runs_of_several_lengths_are_learned_from_in_the_unit_of_the_first(
+    moons, quadratic, tmp_path
+):
+    env, config = configs(total_decisions=300, horizons=[4, 4, 4, 10, 10])
+    family = families.mixtures(n_tasks=2)
+    tasks = [moons, quadratic, family]
+    groups, references = make_groups(tasks, env, config, {})
+    lengths = [group.config.n_micro_batches for group in groups.groups]
+    assert lengths == [24, 60, 24, 60, 24, 60]
+    assert [group.n_runs for group in groups.groups] == [3, 2, 3, 2, 3, 2]
+    base, _ = make_groups([moons], env, replace(config, horizons=[4] * 5), {})
+    for group in groups.groups[:2]:
+        assert group.references[0] == base.groups[0].references[0] == references["moons"]
+    # So are those of a family's tasks, which are measured when they are drawn.
+    start = groups.reset(np.arange(15))
+    one, other = groups.groups[4:]
+    measured = [group.family_references(0) for group in (one, other)]
+    assert measured[0] == measured[1]
+    assert len(measured[0].curve) == env.decisions
+    agent = make_agent(groups, config, seed=0)
+    learn(agent, config, tmp_path, resumed=False)
+    assert agent.num_timesteps % (15 * 6) == 0
+    assert len(start.observation) == 15
+
+
+def test_workers_hold_the_same_runs_of_several_lengths(moons, quadratic):
+    env, config = configs(horizons=[4, 4, 4, 10, 10])
+    seeds, actions = np.arange(10), np.ones((10, 2), dtype=int)
+    found = []
+    for n_workers in (0, 2):
+        groups, references = make_groups(
+            [moons, quadratic], env, replace(config, n_workers=n_workers), {}
+        )
+        with closing(groups):
+            groups.reset(seeds)
+            transitions = [groups.step(actions, seeds) for _ in range(3)]
+        found.append((references, [transition.reward for transition in transitions]))
+    (one, rewards), (other, same) = found
+    assert one == other
+    np.testing.assert_array_equal(rewards, same)
+
+
+def test_a_horizon_of_nothing_is_refused():
+    with pytest.raises(TrainpilotError, match=r"horizons must hold at least 1 .*given: \[10, 0\]"):
+        AgentConfig(horizons=[10, 0]).validate()
 
 
 def test_a_new_policy_begins_by_keeping_what_is_set(moons):
