@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from trainpilot.envs.levels import START_LEVEL
@@ -15,6 +16,9 @@ from trainpilot.envs.task_reference import RowReferences
 from trainpilot.inner_tasks import Split, Splits, TensorTask
 
 torch.set_num_threads(1)
+# No test fails by the clock: the machine may have other work.
+settings.register_profile("trainpilot", deadline=None)
+settings.load_profile("trainpilot")
 
 
 class Point(nn.Module):

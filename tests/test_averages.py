@@ -50,9 +50,7 @@ def by_hand(decays, start):
             average = None
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(own=DECAYS, other=DECAYS)
 def test_evaluations_see_the_average_whatever_other_runs_have(quadratic, own, other):
     start = np.array([3.0, -2.0])

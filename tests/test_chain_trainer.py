@@ -27,7 +27,7 @@ ACTIVATIONS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     widths=st.lists(st.integers(1, 70), min_size=1, max_size=3),
     activations=st.lists(st.sampled_from(ACTIVATIONS), min_size=3, max_size=3),

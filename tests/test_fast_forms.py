@@ -19,7 +19,7 @@ from trainpilot.envs.fast_forms import FastConv2d, FastMaxPool2d, FastSequential
 
 pytestmark = pytest.mark.skipif(not available(), reason="no C++ compiler")
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 def small_cnn() -> nn.Sequential:
