@@ -66,11 +66,14 @@ def trainer(callback, folder, **how):
     )  # fmt: skip
 
 
-def plain_loop(batches_per_step=1, total_steps=120, epochs=3, clip=None, **options):
+def plain_loop(
+    batches_per_step=1, total_steps=120, epochs=3, clip=None, controller=None, **options
+):
     """What Lightning is to do, by hand."""
     module = Module()
     options = {"lr": 2e-3, "weight_decay": 0.01, **options}
-    optimizer = Pilot.load().attach(module, total_steps, **options)
+    pilot = Pilot.load() if controller is None else Pilot(controller)
+    optimizer = pilot.attach(module, total_steps, **options)
     for _ in range(epochs):
         batches = list(loader())
         for first in range(0, len(batches), batches_per_step):
@@ -290,15 +293,10 @@ def test_a_validation_that_fails_leaves_the_module_with_its_own_weights(tmp_path
                 raise ZeroDivisionError
 
     module = Failing()
-    callback = PilotCallback(Pilot(Constant("adam", 0.01, ema_decay=0.5)), optimizer="adam")
+    controller = Constant("adam", 0.01, ema_decay=0.5)
+    callback = PilotCallback(Pilot(controller), optimizer="adam")
     own = trainer(callback, tmp_path, max_epochs=1)
     with pytest.raises(ZeroDivisionError):
         own.fit(module, loader(), loader(64))
-    twin = Module()
-    plain = Pilot(Constant("adam", 0.01, ema_decay=0.5)).attach(twin, 40, lr=2e-3)
-    for batch in loader():
-        plain.zero_grad()
-        loss = twin.training_step(batch, 0)
-        loss.backward()
-        plain.step(loss=loss)
+    twin, _ = plain_loop(total_steps=40, epochs=1, controller=controller)
     assert torch.equal(module.net[0].weight, twin.net[0].weight)

@@ -136,8 +136,7 @@ def average_schedule(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
     Returns:
         For each decision: the geometric mean of the learning rate (comparable among optimizers)
-        and of the gradient clip, the mean of the other numbers, and the most
-        frequent optimizer.
+        and of the gradient clip, the mean of the other numbers, and the most frequent optimizer.
     """
     longest = max(len(run.decisions) for run in runs)
     return [

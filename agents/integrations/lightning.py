@@ -122,7 +122,6 @@ class PilotCallback(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the validation see the average of the weights, where there is one."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._shown = ExitStack()
             self._shown.enter_context(self.optimizer.averaged())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
