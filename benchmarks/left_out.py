@@ -89,7 +89,7 @@ def _changed(engine: Engine, left_out: Sequence[str]) -> NativeUpdate:
         flags = [*native_code._FLAGS, "-I", str(_FOLDER)]
         subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
         # Loaded, it no longer needs its file.
-        return NativeUpdate(ctypes.CDLL(str(library)), engine._model.sizes)
+        return NativeUpdate(ctypes.CDLL(str(library)), engine._model)
 
 
 def _check_trains_alike(engine: Engine, update: NativeUpdate) -> None:

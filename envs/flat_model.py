@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainpilot.envs.fast_forms import fast_forms
 from trainpilot.envs.initial_weights import InitialWeights
 from trainpilot.envs.mappable import KEY, KeyedDropout, make_mappable
+from trainpilot.envs.orthogonal import Matrix, matrix_parameters
 from trainpilot.envs.trainer import Buffers
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
@@ -43,6 +44,7 @@ class FlatModel:
     Attributes:
         n_params: number of trainable parameters.
         sizes: of the trainable parameters, one after the other.
+        matrices: of those parameters, what optimizers may treat as a whole.
         n_blocks: number of blocks.
         block_size: numbers in a block; `width = n_blocks * block_size >= n_params`.
         dtype: of the parameters.
@@ -71,6 +73,7 @@ class FlatModel:
         self.dtype = dtypes.pop()
         self.sizes = [math.prod(shape) for shape in self._shapes.values()]
         self.n_params = sum(self.sizes)
+        self.matrices = self._matrices(model)
         self.n_blocks = -(-self.n_params // _LARGEST_BLOCK)
         self.block_size = _ALIGNMENT * -(-self.n_params // (self.n_blocks * _ALIGNMENT))
         self.width = self.n_blocks * self.block_size
@@ -80,6 +83,16 @@ class FlatModel:
             name for name, _ in self._train_model.named_buffers() if name.rpartition(".")[2] == KEY
         ]
         self.draws = bool(self._keys)
+
+    def _matrices(self, model: nn.Module) -> list[Matrix]:
+        chosen = {id(parameter) for parameter in matrix_parameters(model)}
+        found, offset = [], 0
+        for name, size in zip(self._shapes, self.sizes, strict=True):
+            if id(model.get_parameter(name)) in chosen:
+                rows = self._shapes[name][0]
+                found.append(Matrix(offset, rows, size // rows))
+            offset += size
+        return found
 
     def initial_states(self, seeds: Sequence[int]) -> tuple[Tensor, Buffers]:
         """Initial weights of each seed, and all that the runs do not train.

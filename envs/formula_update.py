@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainpilot.envs.compiling import TensorFunction, compile_checked
 from trainpilot.envs.flat_model import FlatModel
+from trainpilot.envs.matrix_directions import MatrixDirections
 from trainpilot.envs.optimizers import MEAN_GRADIENT, UpdateContext, moment_names, update
 from trainpilot.envs.schedule import STEP_SCALARS
 from trainpilot.envs.trainer import RunState
@@ -42,6 +43,7 @@ class FormulaUpdate:
         self._model = model
         self._optimizers = tuple(optimizers)
         self._moment_names = moment_names(optimizers)
+        self._matrix_directions = MatrixDirections(model, optimizers)
         # Two functions, since the second may write where it reads only once nothing else
         # reads there.
         self._settle: TensorFunction = self._settle_eagerly
@@ -87,10 +89,27 @@ class FormulaUpdate:
         return [scalars, *carried, *pieces]
 
     def _to_move(self, state: RunState, moving: Sequence[Tensor], scalars: Tensor) -> list[Tensor]:
-        blocks = [
-            part.view(-1, self._model.block_size) for part in (state.parameters, *state.moments)
-        ]
-        return [*blocks, *blocks, *moving, scalars.repeat_interleave(self._model.n_blocks, dim=0)]
+        blocks = [self._blocks(part) for part in (state.parameters, *state.moments)]
+        of_blocks = scalars.repeat_interleave(self._model.n_blocks, dim=0)
+        return [*blocks, *blocks, *moving, of_blocks, *self._matrices(state, moving, scalars)]
+
+    def _matrices(
+        self, state: RunState, moving: Sequence[Tensor], scalars: Tensor
+    ) -> list[Tensor]:
+        """Directions of matrices and where they are, by blocks; none where there are none."""
+        if not self._matrix_directions:
+            return []
+        gradient, _, factor = moving
+        column = _columns(scalars)
+        context = UpdateContext(
+            (gradient * factor).view(len(scalars), -1),
+            *(column[name] for name in UpdateContext._fields[1:]),
+        )
+        before = dict(zip(self._moment_names, state.moments, strict=True))
+        found = self._matrix_directions.of(
+            before, context, column["optimizer"], column["applied"]
+        )
+        return [self._blocks(part) for part in found]
 
     def _settle_eagerly(self, *tensors: Tensor) -> list[Tensor]:
         """Gather and measure the gradient.
@@ -131,7 +150,8 @@ class FormulaUpdate:
 
         Args:
             tensors: parameters, then the moments, by blocks; the same again, to write to;
-                what `_settle_eagerly` gives but the last; and `STEP_SCALARS` of each block.
+                what `_settle_eagerly` gives but the last; `STEP_SCALARS` of each block; and where
+                an optimizer has directions of matrices, those and where they are.
 
         Returns:
             `UPDATE_SUMS` but the first, summed over each block, `(6, n_rows * n_blocks)`.
@@ -139,7 +159,7 @@ class FormulaUpdate:
         given = iter(tensors)
         parameters, *old = _take(given, 1 + len(self._moment_names))
         targets = _take(given, 1 + len(self._moment_names))
-        gradient, own, factor, scalars = given
+        gradient, own, factor, scalars, *matrices = given
         column = _columns(scalars)
         context = UpdateContext(
             gradient * factor,
@@ -147,6 +167,9 @@ class FormulaUpdate:
         )
         before = dict(zip(self._moment_names, old, strict=True))
         direction, after = update(before, context, column["optimizer"], self._optimizers)
+        if matrices:
+            of_matrices, is_matrix = matrices
+            direction = torch.where(is_matrix, of_matrices, direction)
         change = -column["learning_rate"] * (direction + column["weight_decay"] * parameters)
         values = [parameters + change, *(after[name] for name in self._moment_names)]
         applied = column["applied"] > 0

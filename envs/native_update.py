@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,8 @@ class _Update(ctypes.Structure):
         ("accumulated", ctypes.c_void_p),
         ("scalars", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
+        ("n_matrices", ctypes.c_int64),
+        ("matrices", ctypes.c_void_p),
     )
 
 
@@ -39,16 +42,18 @@ class NativeUpdate:
 
     Args:
         library: the compiled `update.cpp`.
-        sizes: numbers in each piece of a gradient, in the order of the parameters.
+        model: gives the sizes of a gradient's pieces, and the matrices.
 
     Attributes:
         address: of the C++ function.
+        matrices: `struct Matrix` of each, as the C++ function takes them.
     """
 
-    def __init__(self, library: ctypes.CDLL, sizes: Sequence[int]) -> None:
+    def __init__(self, library: ctypes.CDLL, model: FlatModel) -> None:
         self._update = library.trainpilot_update
         self.address = ctypes.cast(self._update, ctypes.c_void_p).value
-        self._sizes = (ctypes.c_int64 * len(sizes))(*sizes)
+        self._sizes = (ctypes.c_int64 * len(model.sizes))(*model.sizes)
+        self.matrices = np.array(model.matrices, dtype=np.int64).reshape(-1, 3)
 
     def on(self, state: RunState) -> Move:
         """What moves these rows."""
@@ -66,6 +71,8 @@ class NativeUpdate:
             parameters.data_ptr(),
             pointers,
             None if accumulated is None else accumulated.data_ptr(),
+            n_matrices=len(self.matrices),
+            matrices=self.matrices.ctypes.data,
         )
         address = ctypes.byref(given)
 
@@ -101,4 +108,4 @@ def native_update(
     library = load("update.cpp", update_source(optimizers))
     if library is None:
         raise UntranslatableError("no C++ compiler was found")
-    return NativeUpdate(library, model.sizes)
+    return NativeUpdate(library, model)

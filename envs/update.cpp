@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
+#include "orthogonal.h"
 #include "update.h"
 #include "vectors.h"
 
@@ -61,10 +63,11 @@ double gather(float* gathered, const float* gradient, int64_t size, bool carried
   return sum;
 }
 
-// Moves a piece of a run and adds to the last six of its sums.
+// Moves a piece of a run and adds to the last six of its sums. The direction is that of the
+// optimizer, or what is given where there is something.
 template <int OPTIMIZER, bool GATHERED>
 void move(const Row& row, const Scalars& s, float factor, const float* own, int64_t offset,
-          int64_t size, double* sums) {
+          int64_t size, double* sums, const float* given = nullptr) {
   const Vec rate = splat(row.scalars[LEARNING_RATE]), decay = splat(row.scalars[WEIGHT_DECAY]);
   float* parameters = row.parameters + offset;
   chunks(size, [&](int64_t start, int64_t end) {
@@ -76,7 +79,8 @@ void move(const Row& row, const Scalars& s, float factor, const float* own, int6
       Vec before[N_MOMENTS], after[N_MOMENTS];
 #pragma GCC unroll 16
       for (int k = 0; k < N_MOMENTS; k++) before[k] = load(row.moments[k] + offset + i, n);
-      const Vec direction = Rule<OPTIMIZER>::direction(s, used, before, after);
+      Vec direction = Rule<OPTIMIZER>::direction(s, used, before, after);
+      if (Rule<OPTIMIZER>::ORTHOGONALISES && given) direction = load(given + i, n);
       const Vec change = -rate * (direction + decay * parameter);
       sum[0] += parameter * parameter;
       sum[1] += change * change;
@@ -90,6 +94,25 @@ void move(const Row& row, const Scalars& s, float factor, const float* own, int6
     }
     for (int k = 0; k < N_SUMS - 1; k++) sums[k] += total(sum[k]);
   });
+}
+
+// Moves a matrix of a run, as a whole.
+template <int OPTIMIZER, bool GATHERED>
+void move_matrix(const Row& row, const Scalars& s, float factor, const float* own,
+                 const Matrix& matrix, double* sums) {
+  static thread_local std::vector<float> direction;
+  const int64_t size = matrix.rows * matrix.columns, offset = matrix.offset;
+  direction.resize(size);
+  for (int64_t i = 0; i < size; i += LANES) {
+    const int64_t n = size - i;
+    const Vec used = factor * load(GATHERED ? row.accumulated + offset + i : own + i, n);
+    Vec before[N_MOMENTS];
+#pragma GCC unroll 16
+    for (int k = 0; k < N_MOMENTS; k++) before[k] = load(row.moments[k] + offset + i, n);
+    store(direction.data() + i, Rule<OPTIMIZER>::momentum(s, used, before), n);
+  }
+  orthogonalise(direction.data(), matrix.rows, matrix.columns);
+  move<OPTIMIZER, GATHERED>(row, s, factor, own, offset, size, sums, direction.data());
 }
 
 // The sums of a micro-batch that makes no update.
@@ -121,14 +144,22 @@ void for_pieces(const Update& u, int64_t run, F f) {
   }
 }
 
-template <int OPTIMIZER>
+template <int OPTIMIZER, bool GATHERED>
 void move_row(const Update& u, int64_t run, const Row& row, float factor, double* sums) {
   const Scalars s(row.scalars);
+  const Matrix* matrix = u.matrices;
+  const Matrix* last = matrix + (Rule<OPTIMIZER>::ORTHOGONALISES ? u.n_matrices : 0);
   for_pieces(u, run, [&](const float* own, int64_t offset, int64_t size) {
-    if (u.accumulated)
-      move<OPTIMIZER, true>(row, s, factor, own, offset, size, sums);
-    else
-      move<OPTIMIZER, false>(row, s, factor, own, offset, size, sums);
+    int64_t from = offset;
+    const int64_t end = offset + size;
+    for (; matrix < last && matrix->offset < end; matrix++) {
+      move<OPTIMIZER, GATHERED>(row, s, factor, own + (from - offset), from,
+                                matrix->offset - from, sums);
+      move_matrix<OPTIMIZER, GATHERED>(row, s, factor, own + (matrix->offset - offset), *matrix,
+                                       sums);
+      from = matrix->offset + matrix->rows * matrix->columns;
+    }
+    move<OPTIMIZER, GATHERED>(row, s, factor, own + (from - offset), from, end - from, sums);
   });
 }
 
@@ -149,7 +180,12 @@ void step_row(const Update& u, int64_t run) {
     if (u.accumulated) factor *= share;
     switch (int(row.scalars[OPTIMIZER])) {
 #define CASE(index) \
-  case index: move_row<index>(u, run, row, factor, sums + 1); break;
+  case index:                                                      \
+    if (u.accumulated)                                             \
+      move_row<index, true>(u, run, row, factor, sums + 1);        \
+    else                                                           \
+      move_row<index, false>(u, run, row, factor, sums + 1);       \
+    break;
       FOR_EACH_OPTIMIZER(CASE)
 #undef CASE
     }

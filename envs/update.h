@@ -4,6 +4,11 @@
 
 #include <cstdint>
 
+// Where a matrix stands among a run's parameters.
+struct Matrix {
+  int64_t offset, rows, columns;
+};
+
 // The order and the types are those of `_Update` in native_update.py.
 struct Update {
   int64_t n_rows, n_pieces, width;  // width: numbers from run to run of what runs keep
@@ -15,4 +20,6 @@ struct Update {
   float* accumulated;               // null if every micro-batch makes an update
   const float* scalars;             // (n_rows, N_SCALARS)
   double* sums;                     // (N_SUMS, n_rows)
+  int64_t n_matrices;
+  const Matrix* matrices;           // in the order of their offsets, each within one piece
 };

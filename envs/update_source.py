@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,12 @@ from trainpilot.envs.optimizers import (
     UpdateContext,
     moment_names,
     moments_after,
+)
+from trainpilot.envs.orthogonal import (
+    N_ITERATIONS,
+    POLYNOMIAL,
+    ROOT_MEAN_SQUARE,
+    SMALLEST_NORM,
 )
 from trainpilot.envs.schedule import STEP_SCALARS
 
@@ -55,6 +61,10 @@ def _source(rules: tuple[tuple[int, Optimizer], ...]) -> str:
             f"constexpr int N_SCALARS = {len(STEP_SCALARS)};",
             *columns,
             f"constexpr int N_MOMENTS = {len(names)}, MEAN = {names.index(MEAN_GRADIENT)};",
+            f"constexpr float POLYNOMIAL[] = {{{', '.join(map(_literal, POLYNOMIAL))}}};",
+            f"constexpr float ROOT_MEAN_SQUARE = {_literal(ROOT_MEAN_SQUARE)};",
+            f"constexpr float SMALLEST_NORM = {_literal(SMALLEST_NORM)};",
+            f"constexpr int N_ITERATIONS = {N_ITERATIONS};",
             "struct Scalars {",
             f"  Vec {', '.join(context)};",
             "  explicit Scalars(const float* from)",
@@ -74,37 +84,55 @@ def _source(rules: tuple[tuple[int, Optimizer], ...]) -> str:
 def _rule(index: int, rule: Optimizer, names: Sequence[str], optimizers: Sequence[int]) -> str:
     """How all moments change, and the direction of the one optimizer."""
 
-    def formulas(gradient: Tensor, *given: Tensor) -> list[Tensor]:
-        n_scalars = len(UpdateContext._fields) - 1
-        context = UpdateContext(gradient, *given[:n_scalars])
-        before: Moments = dict(zip(names, given[n_scalars:], strict=True))
+    def formulas(before: Moments, context: UpdateContext) -> list[Tensor]:
         after = moments_after(before, context, optimizers)
         direction = rule.direction(before, after, context)
         parts = [direction.numerator, direction.square]
         return [after[name] for name in names] + [part for part in parts if part is not None]
+
+    def momentum(before: Moments, context: UpdateContext) -> list[Tensor]:
+        return [] if rule.momentum is None else [rule.momentum(before, context)]
+
+    lines, results = _followed(formulas, names)
+    after, (numerator, *square) = results[: len(names)], results[len(names) :]
+    lines += [f"after[{i}] = {value};" for i, value in enumerate(after)]
+    divisor = f" / (root({square[0]}) + splat({_literal(EPSILON)}))" if square else ""
+    lines_of_matrices, of_matrices = _followed(momentum, names)
+    given = "const Scalars& s, Vec gradient, const Vec* before"
+    return "\n    ".join(
+        [
+            f"template <> struct Rule<{index}> {{  // {OPTIMIZER_NAMES[index]}",
+            f"static constexpr bool ORTHOGONALISES = {'true' if of_matrices else 'false'};",
+            f"static inline Vec direction({given}, Vec* after) {{",
+            *lines,
+            f"return {numerator}{divisor};\n  }}",
+            f"static inline Vec momentum({given}) {{",
+            *lines_of_matrices,
+            f"return {of_matrices[0] if of_matrices else 'Vec{}'};\n  }}\n}};",
+        ]
+    )
+
+
+def _followed(
+    formulas: Callable[[Moments, UpdateContext], list[Tensor]], names: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Statements, and the expressions of what the formulas give."""
+
+    def function(gradient: Tensor, *given: Tensor) -> list[Tensor]:
+        n_scalars = len(UpdateContext._fields) - 1
+        context = UpdateContext(gradient, *given[:n_scalars])
+        return formulas(dict(zip(names, given[n_scalars:], strict=True)), context)
 
     inputs = [
         "gradient",
         *(f"s.{name}" for name in UpdateContext._fields[1:]),
         *(f"before[{i}]" for i in range(len(names))),
     ]
-    graphs = [make_fx(formulas)(*torch.ones(len(inputs), *shape)) for shape in ((2, 3), (4, 5))]
-    (lines, results), other = (_translate(graph.graph, inputs) for graph in graphs)
-    if other != (lines, results):
+    graphs = [make_fx(function)(*torch.ones(len(inputs), *shape)) for shape in ((2, 3), (4, 5))]
+    found, other = (_translate(graph.graph, inputs) for graph in graphs)
+    if other != found:
         raise UntranslatableError("an optimizer uses the shape of what runs keep")
-    after, (numerator, *square) = results[: len(names)], results[len(names) :]
-    lines += [f"after[{i}] = {value};" for i, value in enumerate(after)]
-    divisor = f" / (root({square[0]}) + splat({_literal(EPSILON)}))" if square else ""
-    signature = (
-        "static inline Vec direction(const Scalars& s, Vec gradient, const Vec* before, Vec* after)"
-    )
-    return "\n    ".join(
-        [
-            f"template <> struct Rule<{index}> {{  // {OPTIMIZER_NAMES[index]}\n  {signature} {{",
-            *lines,
-            f"return {numerator}{divisor};\n  }}\n}};",
-        ]
-    )
+    return found
 
 
 def _translate(graph: Graph, inputs: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -68,16 +68,19 @@ def test_two_hundred_updates_equal_torch_optim(name, clip, decay, batch_size, mo
     for step, gradient in enumerate(gradients.flatten(0, 1)):
         move(*runs.given(step, gradient))
 
-    expected = nn.Parameter(runs.start.double())
-    optimizer = ORACLES[name]([expected], rate)
+    expected = [nn.Parameter(part[0]) for part in model.parts(runs.start.double()[None])]
+    optimizer = ORACLES[name](expected, rate)
     for batch in gradients.double():
-        expected.grad = batch.mean(0)
-        nn.utils.clip_grad_norm_([expected], clip)
+        for parameter, part in zip(expected, model.parts(batch.mean(0)[None]), strict=True):
+            parameter.grad = part[0].clone()
+        nn.utils.clip_grad_norm_(expected, clip)
         with torch.no_grad():
-            expected.mul_(1 - rate * decay)
+            for parameter in expected:
+                parameter.mul_(1 - rate * decay)
         optimizer.step()
-    error = torch.linalg.vector_norm(runs.parameters[0].double() - expected.detach())
-    assert error / torch.linalg.vector_norm(expected.detach()) < 1e-5
+    values = torch.cat([parameter.detach().flatten() for parameter in expected])
+    error = torch.linalg.vector_norm(runs.parameters[0].double() - values)
+    assert error / torch.linalg.vector_norm(values) < 1e-5
     assert not runs.parameters[0].equal(runs.parameters[1])
 
 

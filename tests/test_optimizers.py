@@ -40,6 +40,8 @@ def test_each_row_follows_its_own_optimizer():
         "rmsprop": [10.0, -10.0],
         "nesterov": [7.6, -0.95],
         "lion": [1.0, -1.0],
+        # Of what is no matrix.
+        "muon": [1.0, -1.0],
     }
     torch.testing.assert_close(direction, torch.tensor([expected[n] for n in OPTIMIZER_NAMES]))
     torch.testing.assert_close(after["exp_avg"], 0.1 * gradient)

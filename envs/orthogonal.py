@@ -1,0 +1,82 @@
+"""Matrices brought near the closest matrix with orthonormal rows or columns: Muon's direction."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+#: Of the odd polynomial `a x + b x^3 + c x^5`, applied to all singular values at once; their choice
+#: is Muon's (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+POLYNOMIAL = (3.4445, -4.7750, 2.0315)
+N_ITERATIONS = 5
+#: Root mean square of an entry of the direction, about that of Adam's (arXiv 2502.16982, section 2.2).
+ROOT_MEAN_SQUARE = 0.2
+SMALLEST_NORM = 1e-7
+
+
+class Matrix(NamedTuple):
+    """Where a matrix stands among the parameters of a run.
+
+    Attributes:
+        offset: of its first number.
+        rows: at least 2.
+        columns: at least 2; all axes but the first of a parameter that has more than two.
+    """
+
+    offset: int
+    rows: int
+    columns: int
+
+
+def matrix_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that Muon orthogonalises: real ones of two axes and more but embeddings.
+
+    An embedding's rows are each by itself; a row or column alone is no matrix either.
+    """
+    embeddings = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
+    return [
+        parameter
+        for parameter in model.parameters()
+        if id(parameter) not in embeddings
+        and parameter.is_floating_point()
+        and min(_as_matrix(parameter.shape)) > 1
+    ]
+
+
+def _as_matrix(shape: torch.Size) -> tuple[int, int]:
+    return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, 1)
+
+
+def orthogonalised(values: Tensor) -> Tensor:
+    """The direction that Muon takes for a momentum.
+
+    Newton and Schulz's iteration: all singular values come between 0.7 and 1.2 or so, unless they
+    were thousands of times smaller than the largest, and the singular vectors stay. The result is
+    scaled so that the root mean square of its entries does not depend on the shape (`match_rms_adamw`
+    of `torch.optim.Muon`, which computes in bfloat16; this keeps the dtype but for half precision).
+
+    Args:
+        values: `(..., rows, columns)`.
+
+    Returns:
+        Of the same shape; zeros for zeros.
+    """
+    rows, columns = values.shape[-2:]
+    x = values.float() if values.dtype.itemsize < 4 else values
+    if rows > columns:
+        x = x.mT
+    norm = x.norm(dim=(-2, -1), keepdim=True)
+    x = x / norm.clamp(min=SMALLEST_NORM)
+    a, b, c = POLYNOMIAL
+    for _ in range(N_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    scale = ROOT_MEAN_SQUARE * math.sqrt(max(rows, columns))
+    return (scale * (x.mT if rows > columns else x)).to(values.dtype)
