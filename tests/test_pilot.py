@@ -349,10 +349,11 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["adam", "lion"])
+@pytest.mark.parametrize("name", ["adam", "lion", "muon"])
 def test_nothing_waits_for_the_device_but_a_decision(name, net):
     """Torch's Adam reads the number of its steps, which lies on the CPU."""
-    own = {"adam": len(list(net.parameters())), "lion": 0}[name]
+    sizes = [parameter.ndim for parameter in net.parameters()]
+    own = {"adam": len(sizes), "lion": 0, "muon": sizes.count(1)}[name]
     optimizer = Pilot(Constant(name, 1e-3)).attach(net, 60, decisions=3, optimizer=name)
     waits = []
     for number, (inputs, targets) in enumerate(batches(60)):

@@ -18,6 +18,7 @@ from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.schedules import OneCycle
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig, GuardConfig
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 from trainpilot.inner_tasks.catalogue import load_task
 
 FACTORS = [0.5, 1.0, 2.0]
@@ -25,11 +26,11 @@ FACTORS = [0.5, 1.0, 2.0]
 
 def chooses_all():
     """An untrained policy that sets everything there is."""
-    torch.manual_seed(3)
+    torch.manual_seed(1)
     spec = ActionSpec(
         ActionConfig(
             weight_decay=FACTORS, momentum=FACTORS, gradient_clip=FACTORS, batch_size=FACTORS,
-            ema_decay=[0.0, 0.5, 0.9], optimizers=["sgd", "adam", "rmsprop", "nesterov", "lion"],
+            ema_decay=[0.0, 0.5, 0.9], optimizers=OPTIMIZER_NAMES[:],
         )
     )  # fmt: skip
     networks = make_policy(spec, [8])
@@ -52,8 +53,8 @@ class ByTurns:
         return Decision(
             replace(
                 now,
-                optimizer=np.full(1, [1, 0, 2, 3, 4][turn % 5]),
-                learning_rate=np.full(1, [1e-3, 3e-2, 1e-3, 3e-2, 2e-4][turn % 5]),
+                optimizer=np.full(1, [1, 0, 2, 3, 4, 5][turn % 6]),
+                learning_rate=np.full(1, [1e-3, 3e-2, 1e-3, 3e-2, 2e-4, 1e-3][turn % 6]),
                 batch_size=np.full(1, 1 + turn % 3),
                 gradient_clip=np.full(1, [math.inf, 0.5][turn % 2]),
                 weight_decay=np.full(1, 0.1 * (turn % 2)),
@@ -70,7 +71,9 @@ def test_the_policy_that_ships_decides_as_in_the_engine(name):
     agree(load_task(name), load_policy(), EnvConfig(compiled=False), rtol=2e-3)
 
 
-@pytest.mark.parametrize("make", [chooses_all, lambda: OneCycle("adam", 1e-2)])
+@pytest.mark.parametrize(
+    "make", [chooses_all, lambda: OneCycle("adam", 1e-2), lambda: OneCycle("muon", 1e-2)]
+)
 def test_all_kinds_of_decisions_are_carried_out_as_in_the_engine(make, moons):
     records = agree(moons, make(), CONFIG, rtol=1e-3)
     if make is chooses_all:
@@ -82,7 +85,7 @@ def test_all_kinds_of_decisions_are_carried_out_as_in_the_engine(make, moons):
 def test_an_optimizer_that_was_not_announced_starts_cold(moons):
     # Batch size, clip and decay by turns, with torch's moments only from their first use on.
     run, _ = train_on_task(moons, ByTurns(), 4, CONFIG)
-    assert len({record["optimizer"] for record in run.decisions}) == 5
+    assert {record["optimizer"] for record in run.decisions} == {*OPTIMIZER_NAMES}
     assert np.isfinite(run.valid_loss).all()
 
 

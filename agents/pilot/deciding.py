@@ -76,7 +76,7 @@ class DecidingOptimizer(ToldOptimizer):
         self._clock = clock
         self._validate = validate
         self._on_decision = on_decision
-        self._optimizers = TorchOptimizers(self.param_groups, warm, foreach, fused)
+        self._optimizers = TorchOptimizers(self.param_groups, model, warm, foreach, fused)
         self._probe = Probe()
         self._gradients = Gradients()
         self._snapshot: Snapshot | None = None

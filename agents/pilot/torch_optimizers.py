@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainpilot.agents.pilot.lion import Lion
+from trainpilot.agents.pilot.muon import Muon
 from trainpilot.envs.optimizers import ADAM_BETA2, EPSILON, LION_BETA2, RMSPROP_ALPHA
 
 Groups = list[dict[str, Any]]
@@ -17,6 +18,9 @@ State = MutableMapping[Tensor, dict[str, Any]]
 
 #: Those of which torch has a version with one kernel for the whole step.
 _FUSED = ("adam", "sgd", "nesterov")
+
+#: Those that keep the mean gradient of every parameter, Adam's first moment.
+_WITH_MEAN = ("adam", "muon")
 
 #: Among copies by optimizer, the name of the mean gradient that no optimizer keeps.
 _MEAN = "mean"
@@ -43,12 +47,17 @@ def _lion(groups: Groups, **how: Any) -> torch.optim.Optimizer:
     return Lion(groups)
 
 
+def _muon(groups: Groups, *, model: nn.Module, **how: Any) -> torch.optim.Optimizer:
+    return Muon(groups, model, **how)
+
+
 _MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": _sgd,
     "nesterov": _nesterov,
     "adam": _adam,
     "rmsprop": _rmsprop,
     "lion": _lion,
+    "muon": _muon,
 }
 
 
@@ -62,21 +71,28 @@ class TorchOptimizers:
     Args:
         groups: of the parameters, with "params", "lr", "weight_decay" (decoupled) and "momentum",
             which are read anew at every step.
+        model: that the parameters are of.
         names: of the optimizers that take in gradients from the beginning.
         foreach: as torch's optimizers have it.
         fused: likewise, for those that have it.
     """
 
     def __init__(
-        self, groups: Groups, names: Sequence[str], foreach: bool | None, fused: bool | None
+        self,
+        groups: Groups,
+        model: nn.Module,
+        names: Sequence[str],
+        foreach: bool | None,
+        fused: bool | None,
     ) -> None:
         self._groups = groups
+        self._model = model
         self._foreach, self._fused = foreach, fused
         self._all: dict[str, torch.optim.Optimizer] = {}
         self._active = ""
         for name in names:
             self._make(name)
-        #: The mean gradient, where there is no Adam to keep it.
+        #: The mean gradient, where there is no optimizer to keep it.
         self._means: dict[Tensor, Tensor] = {}
 
     def _make(self, name: str) -> None:
@@ -88,6 +104,8 @@ class TorchOptimizers:
         if name == "nesterov" and not self._fused:
             # With `foreach`, torch's writes into the gradients that the others are to see.
             how["foreach"] = False
+        if name == "muon":
+            how["model"] = self._model
         own: Groups = [{"params": group["params"]} for group in self._groups]
         self._all[name] = _MAKERS[name](own, **how)
 
@@ -105,7 +123,7 @@ class TorchOptimizers:
 
     def step(self) -> None:
         """Move the parameters that have a gradient by the optimizer in use."""
-        if "adam" not in self._all:
+        if self._with_mean() is None:
             self._take_mean()
         for group in self._groups:
             if group["weight_decay"]:
@@ -115,7 +133,7 @@ class TorchOptimizers:
         for name, optimizer in self._all.items():
             for group, own in zip(self._groups, optimizer.param_groups, strict=True):
                 own["lr"] = group["lr"] if name == self._active else 0.0
-                if name == "adam":
+                if name in _WITH_MEAN:
                     own["betas"] = (group["momentum"], ADAM_BETA2)
                 elif name == "lion":
                     own["betas"] = (group["momentum"], LION_BETA2)
@@ -126,10 +144,14 @@ class TorchOptimizers:
 
     def mean(self, parameter: Tensor) -> Tensor | None:
         """The mean gradient of a parameter, Adam's first moment; None before its first step."""
-        if "adam" in self._all:
-            mean: Tensor | None = self._all["adam"].state.get(parameter, {}).get("exp_avg")
+        optimizer = self._with_mean()
+        if optimizer is not None:
+            mean: Tensor | None = optimizer.state.get(parameter, {}).get("exp_avg")
             return mean
         return self._means.get(parameter)
+
+    def _with_mean(self) -> torch.optim.Optimizer | None:
+        return next((self._all[name] for name in _WITH_MEAN if name in self._all), None)
 
     def _take_mean(self) -> None:
         for group in self._groups:
@@ -157,7 +179,7 @@ class TorchOptimizers:
             optimizer.state.clear()
             for parameter, values in copies.get(name, {}).items():
                 optimizer.state[parameter] = _like(values, parameter)
-                if self._fused and "step" in values:
+                if self._fused and name in _FUSED and "step" in values:
                     # One kernel for the whole step reads its number there too.
                     step = values["step"].to(parameter.device, copy=True)
                     optimizer.state[parameter]["step"] = step
