@@ -6,8 +6,9 @@ Every optimizer of the menu, with every learning rate of a grid and every schedu
 task of `meta_train`; `meta_valid` and `meta_test` are not looked at. A configuration's score is the
 geometric mean, over tasks and seeds, of its speed-up over Adam at 1e-3 (samples to Adam's final
 `outer_valid` loss; a miss counts as two budgets). The winners become `conf/controller/shared.yaml`,
-`shared_fixed.yaml` (constant rates) and `shared_cosine.yaml`. What has been measured is kept in the
-file of results after every task and not measured again.
+`shared_fixed.yaml` (constant rates), `shared_cosine.yaml` and, of Muon alone, `shared_muon.yaml`: the
+others are those that a policy's bars (benchmarks/bars.py) were set against, before Muon was in the
+menu. What has been measured is kept in the file of results after every task and not measured again.
 """
 
 from __future__ import annotations
@@ -47,11 +48,14 @@ GRID = [
     for optimizer, rate, schedule in product(OPTIMIZERS, GRID_LEARNING_RATES, SCHEDULES)
 ]
 
-#: The lines, and the schedules that each chooses among.
+_OTHERS = [configuration for configuration in GRID if configuration.optimizer != "muon"]
+
+#: The lines, and the configurations that each chooses among.
 LINES = {
-    "shared_fixed": ("constant",),
-    "shared_cosine": ("cosine",),
-    "shared": tuple(SCHEDULES),
+    "shared_fixed": [each for each in _OTHERS if each.schedule == "constant"],
+    "shared_cosine": [each for each in _OTHERS if each.schedule == "cosine"],
+    "shared": _OTHERS,
+    "shared_muon": [each for each in GRID if each.optimizer == "muon"],
 }
 
 
@@ -130,8 +134,7 @@ def choose(results: dict[str, Any]) -> dict[str, Configuration]:
     ranked = sorted(GRID, key=lambda each: -scores[each])
     results["scores"] = {key(each): round(scores[each], 4) for each in ranked}
     winners = {
-        line: next(each for each in ranked if each.schedule in schedules)
-        for line, schedules in LINES.items()
+        line: next(each for each in ranked if each in allowed) for line, allowed in LINES.items()
     }
     results["winners"] = {
         line: {
@@ -147,12 +150,17 @@ def choose(results: dict[str, Any]) -> dict[str, Configuration]:
 
 def write_controller(line: str, winner: Configuration, results: dict[str, Any]) -> None:
     """Write a winner as an option of the group `controller`."""
-    kind = {"shared_fixed": "constant rate", "shared_cosine": "cosine"}.get(line, "configuration")
+    kinds = {
+        "shared_fixed": "constant rate",
+        "shared_cosine": "cosine",
+        "shared_muon": "configuration of Muon",
+    }
     target = type(winner.controller())
+    score = results["winners"][line]["score"]
     text = (
-        f"# The best {kind} for all tasks of meta_train, {results['winners'][line]['score']:.2f} "
+        f"# The best {kinds.get(line, 'configuration')} for all tasks of meta_train, {score:.2f} "
         "times as fast there as Adam at 1e-3.\n"
-        f"# Found by benchmarks/shared_tuning.py among {len(GRID)} configurations.\n"
+        f"# Found by benchmarks/shared_tuning.py among {len(LINES[line])} configurations.\n"
         f"{line}:\n"
         f"  _target_: {target.__module__}.{target.__qualname__}\n"
         f"  optimizer: {winner.optimizer}\n"

@@ -93,9 +93,7 @@ class FormulaUpdate:
         of_blocks = scalars.repeat_interleave(self._model.n_blocks, dim=0)
         return [*blocks, *blocks, *moving, of_blocks, *self._matrices(state, moving, scalars)]
 
-    def _matrices(
-        self, state: RunState, moving: Sequence[Tensor], scalars: Tensor
-    ) -> list[Tensor]:
+    def _matrices(self, state: RunState, moving: Sequence[Tensor], scalars: Tensor) -> list[Tensor]:
         """Directions of matrices and where they are, by blocks; none where there are none."""
         if not self._matrix_directions:
             return []
@@ -106,9 +104,7 @@ class FormulaUpdate:
             *(column[name] for name in UpdateContext._fields[1:]),
         )
         before = dict(zip(self._moment_names, state.moments, strict=True))
-        found = self._matrix_directions.of(
-            before, context, column["optimizer"], column["applied"]
-        )
+        found = self._matrix_directions.of(before, context, column["optimizer"], column["applied"])
         return [self._blocks(part) for part in found]
 
     def _settle_eagerly(self, *tensors: Tensor) -> list[Tensor]:

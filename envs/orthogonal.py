@@ -12,7 +12,7 @@ from torch import Tensor, nn
 #: is Muon's (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 N_ITERATIONS = 5
-#: Root mean square of an entry of the direction, about that of Adam's (arXiv 2502.16982, section 2.2).
+#: Of an entry of the direction, about that of Adam's (arXiv 2502.16982, section 2.2).
 ROOT_MEAN_SQUARE = 0.2
 SMALLEST_NORM = 1e-7
 
@@ -58,9 +58,10 @@ def orthogonalised(values: Tensor) -> Tensor:
     """The direction that Muon takes for a momentum.
 
     Newton and Schulz's iteration: all singular values come between 0.7 and 1.2 or so, unless they
-    were thousands of times smaller than the largest, and the singular vectors stay. The result is
-    scaled so that the root mean square of its entries does not depend on the shape (`match_rms_adamw`
-    of `torch.optim.Muon`, which computes in bfloat16; this keeps the dtype but for half precision).
+    were hundreds of times smaller than the largest, and the singular vectors stay. The result is
+    scaled so that the root mean square of its entries does not depend on the shape, which is
+    `match_rms_adamw` of `torch.optim.Muon`. That computes in bfloat16, this in the dtype that is
+    given, or in float32 where that has fewer bits.
 
     Args:
         values: `(..., rows, columns)`.
@@ -78,5 +79,5 @@ def orthogonalised(values: Tensor) -> Tensor:
     for _ in range(N_ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    scale = ROOT_MEAN_SQUARE * math.sqrt(max(rows, columns))
-    return (scale * (x.mT if rows > columns else x)).to(values.dtype)
+    scaled: Tensor = ROOT_MEAN_SQUARE * math.sqrt(max(rows, columns)) * x
+    return (scaled.mT if rows > columns else scaled).to(values.dtype)

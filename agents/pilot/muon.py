@@ -50,25 +50,35 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move all parameters that have a gradient."""
         for group in self.param_groups:
-            moved = [one for one in group["params"] if one.grad is not None]
-            matrices = [one for one in moved if id(one) in self._matrices]
-            self._step_matrices(matrices, group["lr"], group["betas"][0])
-            others = [one for one in moved if id(one) not in self._matrices]
-            self._step_others(others, group["lr"], group["betas"])
+            others, gradients = [], []
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if id(parameter) in self._matrices:
+                    self._step_matrix(parameter, parameter.grad, group["lr"], group["betas"][0])
+                else:
+                    others.append(parameter)
+                    gradients.append(parameter.grad)
+            self._step_others(others, gradients, group["lr"], group["betas"])
 
-    def _step_matrices(self, matrices: list[Tensor], rate: float, momentum: float) -> None:
-        for matrix in matrices:
-            state = self.state[matrix]
-            if not state:
-                state["exp_avg"] = torch.zeros_like(matrix)
-            state["exp_avg"].lerp_(matrix.grad, 1 - momentum)
-            # One that only looks on need not know where it would go.
-            if rate > 0:
-                ahead = torch.lerp(matrix.grad, state["exp_avg"], momentum)
-                direction = orthogonalised(ahead.flatten(1))
-                matrix.sub_(direction.view_as(matrix), alpha=rate)
+    def _step_matrix(self, matrix: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
+        state = self.state[matrix]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(matrix)
+        state["exp_avg"].lerp_(gradient, 1 - momentum)
+        # One that only looks on need not know where it would go.
+        if rate > 0:
+            ahead = torch.lerp(gradient, state["exp_avg"], momentum)
+            direction = orthogonalised(ahead.flatten(1))
+            matrix.sub_(direction.view_as(matrix), alpha=rate)
 
-    def _step_others(self, others: list[Tensor], rate: float, betas: tuple[float, float]) -> None:
+    def _step_others(
+        self,
+        others: list[Tensor],
+        gradients: list[Tensor],
+        rate: float,
+        betas: tuple[float, float],
+    ) -> None:
         for parameter in others:
             state = self.state[parameter]
             if not state:
@@ -78,7 +88,7 @@ class Muon(torch.optim.Optimizer):
         kept = [self.state[parameter] for parameter in others]
         adam(
             others,
-            [parameter.grad for parameter in others],
+            gradients,
             [state["exp_avg"] for state in kept],
             [state["exp_avg_sq"] for state in kept],
             [],
