@@ -6,9 +6,10 @@ Every optimizer of the menu, with every learning rate of a grid and every schedu
 task of `meta_train`; `meta_valid` and `meta_test` are not looked at. A configuration's score is the
 geometric mean, over tasks and seeds, of its speed-up over Adam at 1e-3 (samples to Adam's final
 `outer_valid` loss; a miss counts as two budgets). The winners become `conf/controller/shared.yaml`,
-`shared_fixed.yaml` (constant rates), `shared_cosine.yaml` and, of Muon alone, `shared_muon.yaml`: the
-others are those that a policy's bars (benchmarks/bars.py) were set against, before Muon was in the
-menu. What has been measured is kept in the file of results after every task and not measured again.
+`shared_fixed.yaml` (constant rates), `shared_cosine.yaml` and, of Muon alone, `shared_muon.yaml`.
+The others are what a policy's bars (benchmarks/bars.py) were set against, before Muon was in the
+menu. What has been measured is kept in the file of results after every task and not measured
+again.
 """
 
 from __future__ import annotations

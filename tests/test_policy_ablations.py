@@ -157,3 +157,13 @@ def test_a_policy_is_known_by_its_weights_and_settings():
         changed = policy()
         changed._policy.action_net.bias[0] += 1e-3
     assert known != changed.fingerprint()
+
+
+def test_what_a_policy_has_one_choice_of_is_left_as_well(moons):
+    whole = policy(optimizers=["muon"], ema_decay=[0.3])
+    assert {record["optimizer"] for record in runs_of(moons, whole)[0].decisions} == {"muon"}
+    parts = {each.name: each.made for each in parts_of("p", whole)}
+    for name, decay in (("p_rate_only", 0.0), ("p_no_optimizer", 0.3)):
+        for run in runs_of(moons, parts[name]):
+            assert {record["optimizer"] for record in run.decisions} == {"adam"}
+            assert {record["ema_decay"] for record in run.decisions} == {decay}

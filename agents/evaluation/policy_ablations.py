@@ -91,12 +91,18 @@ class Restricted:
         """The policy's choice, where it is heeded; elsewhere all stays as it is."""
         why = self._policy.explain(view)
         action = why.action.copy()
-        for place, head in enumerate(self._policy.actions.heads):
-            later = view.decision > 0 and head.name in self._first_only
-            if head.name not in self._heeded or later:
-                action[:, place] = head.least_change(view.hyperparameters)
-        wanted = self._policy.actions.apply(view.hyperparameters, action)
+        heads = self._policy.actions.heads
+        heeded = [place for place, head in enumerate(heads) if self._heeds(head.name, view)]
+        for place in set(range(len(heads))) - set(heeded):
+            action[:, place] = heads[place].least_change(view.hyperparameters)
+        # Without the others, since the least change of a head may be one all the same.
+        of_all = self._policy.actions.to_json()
+        spec = ActionSpec.from_json([of_all[place] for place in heeded])
+        wanted = spec.apply(view.hyperparameters, action[:, heeded])
         return Decision(wanted, why._replace(action=action))
+
+    def _heeds(self, name: str, view: View) -> bool:
+        return name in self._heeded and not (view.decision > 0 and name in self._first_only)
 
 
 def parts_of(name: str, policy: PolicyController) -> list[Contender]:
