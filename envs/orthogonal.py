@@ -71,13 +71,14 @@ def orthogonalised(values: Tensor) -> Tensor:
     """
     rows, columns = values.shape[-2:]
     x = values.float() if values.dtype.itemsize < 4 else values
+    x = x.reshape(-1, rows, columns)
     if rows > columns:
         x = x.mT
-    norm = x.norm(dim=(-2, -1), keepdim=True)
+    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
     x = x / norm.clamp(min=SMALLEST_NORM)
     a, b, c = POLYNOMIAL
     for _ in range(N_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    scaled: Tensor = ROOT_MEAN_SQUARE * math.sqrt(max(rows, columns)) * x
-    return (scaled.mT if rows > columns else scaled).to(values.dtype)
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x * (ROOT_MEAN_SQUARE * math.sqrt(max(rows, columns)))
+    return (x.mT if rows > columns else x).reshape(values.shape).to(values.dtype)

@@ -23,7 +23,7 @@ class Muon(torch.optim.Optimizer):
         params: parameters, or groups of them.
         model: that they are of, which tells embeddings from matrices.
         lr: learning rate, > 0 (default: 1e-3).
-        betas: of momentum and mean, and of Adam's mean square, each in [0, 1) (default: 0.9, 0.999).
+        betas: of the momentum and of Adam's mean square, each in [0, 1) (default: 0.9, 0.999).
         foreach: of Adam, as torch has it.
     """
 
