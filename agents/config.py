@@ -158,7 +158,7 @@ class DeployConfig:
     Attributes:
         task: the task to train, as `_target_` and its arguments.
         controller: who decides: one entry, by name.
-        policy: "default", or the path of a `policy.safetensors`.
+        policy: "default" or "rate_only", or the path of a `policy.safetensors`.
         env: budget, start, bounds and guard of the training.
         farthest: distance from what the policy was trained on beyond which a straight line to 0
             decides on the learning rate in its place; null for never.
@@ -187,7 +187,7 @@ class EvaluateConfig:
         task: one task instead of the suite.
         controller: who is compared, by name.
         method: what is compared that is no controller, by name: other optimizers, searches.
-        policy: "default", or the path of a `policy.safetensors`.
+        policy: "default" or "rate_only", or the path of a `policy.safetensors`.
         env: the environment.
         n_seeds: runs for each task and controller, at least 1.
         tasks_of_family: tasks that stand for a family of the suite, at least 1.

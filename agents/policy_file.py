@@ -18,6 +18,10 @@ from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.observation import FEATURE_NAMES, SCHEMA_VERSION, schema_hash
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 
+#: Policies that ship, by name.
+SHIPPED = ("default", "rate_only")
+_ALLOWED = "policy must be 'default', 'rate_only' or the path of a policy.safetensors"
+
 FORMAT = "trainpilot-policy"
 FORMAT_VERSION = 1
 
@@ -63,20 +67,17 @@ def load_policy(policy: str | Path = "default", deterministic: bool = True) -> P
     """Load a policy as a controller.
 
     Args:
-        policy: "default" for the one that ships, or the path of a file.
+        policy: "default" or "rate_only" for those that ship, or the path of a file.
         deterministic: take the most probable choice; otherwise draw one (default: True).
 
     Raises:
         TrainpilotError: if the file is missing, cut short, not a policy, or made for another
             observation schema.
     """
-    require(
-        isinstance(policy, str | Path),
-        "policy must be 'default' or the path of a policy.safetensors",
-        repr(policy),
-    )
-    if policy == "default":
-        with as_file(files("trainpilot.agents") / "pretrained" / "default.safetensors") as path:
+    require(isinstance(policy, str | Path), _ALLOWED, repr(policy))
+    if policy in SHIPPED:
+        folder = files("trainpilot.agents") / "pretrained"
+        with as_file(folder / f"{policy}.safetensors") as path:
             return _load(path, deterministic)
     return _load(Path(policy), deterministic)
 
@@ -88,10 +89,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         TrainpilotError: as `load_policy`.
     """
     if not path.is_file():
-        raise TrainpilotError(
-            f"policy must be 'default' or the path of a policy.safetensors; given: {path}, "
-            "where there is no file"
-        )
+        raise TrainpilotError(f"{_ALLOWED}; given: {path}, where there is no file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("trainpilot", "null"))

@@ -7,9 +7,7 @@ task of `meta_train`; `meta_valid` and `meta_test` are not looked at. A configur
 geometric mean, over tasks and seeds, of its speed-up over Adam at 1e-3 (samples to Adam's final
 `outer_valid` loss; a miss counts as two budgets). The winners become `conf/controller/shared.yaml`,
 `shared_fixed.yaml` (constant rates), `shared_cosine.yaml` and, of Muon alone, `shared_muon.yaml`.
-The others are what a policy's bars (benchmarks/bars.py) were set against, before Muon was in the
-menu. What has been measured is kept in the file of results after every task and not measured
-again.
+What has been measured is kept in the file of results after every task and not measured again.
 """
 
 from __future__ import annotations
@@ -49,13 +47,11 @@ GRID = [
     for optimizer, rate, schedule in product(OPTIMIZERS, GRID_LEARNING_RATES, SCHEDULES)
 ]
 
-_OTHERS = [configuration for configuration in GRID if configuration.optimizer != "muon"]
-
 #: The lines, and the configurations that each chooses among.
 LINES = {
-    "shared_fixed": [each for each in _OTHERS if each.schedule == "constant"],
-    "shared_cosine": [each for each in _OTHERS if each.schedule == "cosine"],
-    "shared": _OTHERS,
+    "shared_fixed": [each for each in GRID if each.schedule == "constant"],
+    "shared_cosine": [each for each in GRID if each.schedule == "cosine"],
+    "shared": GRID,
     "shared_muon": [each for each in GRID if each.optimizer == "muon"],
 }
 

@@ -182,7 +182,7 @@ def test_loading_a_policy_leaves_everybodys_draws_alone():
 
 @pytest.mark.parametrize("policy", [None, 3])
 def test_a_policy_is_a_name_or_a_path(policy):
-    with pytest.raises(TrainpilotError, match="policy must be 'default' or the path"):
+    with pytest.raises(TrainpilotError, match="policy must be 'default', 'rate_only' or the path"):
         Pilot.load(policy)
 
 

@@ -74,7 +74,7 @@ class Pilot:
         """A pilot with a learned policy.
 
         Args:
-            policy: "default" for the one that ships, or the path of a `policy.safetensors`.
+            policy: "default" or "rate_only" for those that ship, or the path of a `policy.safetensors`.
             farthest: as the class has it.
 
         Raises:
