@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -61,10 +62,14 @@ def train(
         if schedule is not None:
             schedule.step()
         if step * N_POINTS // steps > (step - 1) * N_POINTS // steps:
-            valid_loss, accuracy = evaluate(model, data["valid"])
+            # A policy may let evaluations see an average of the weights.
+            with optimizer.averaged() if way == "pilot" else nullcontext():
+                valid_loss, accuracy = evaluate(model, data["valid"])
             curve.append((step, valid_loss))
             if way == "pilot":
                 optimizer.observe(valid_loss, accuracy)
+    if way == "pilot":
+        optimizer.load_averaged()
     loss_at_end, accuracy = evaluate(model, data["test"])
     return {
         "curve": curve,

@@ -327,7 +327,10 @@ MISTAKES = [
     ),
     (["train", "hydra/launcher=foo"], "unknown hydra/launcher 'foo'; allowed: basic"),
     (["evaluate", "seed=4294967295"], "seed . n_seeds must be at most 4294967296"),
-    (["deploy", "policy=."], "must be 'default', 'rate_only' or the path of a policy.safetensors; given: "),
+    (
+        ["deploy", "policy=."],
+        "must be 'default', 'rate_only' or the path of a policy.safetensors; given: ",
+    ),
     (["evaluate", "controller=[foo/bar]"], "unknown controller 'foo/bar'; allowed: adam"),
     (["train", "nonsense"], "a setting must read NAME=VALUE.*given: nonsense"),
     (["train", "resume=true"], "resume=true needs a checkpoint"),

@@ -182,7 +182,7 @@ def test_groups_of_the_modules_own_optimizer_keep_their_ratios(tmp_path):
         groups = [{"params": [first], "lr": 1e-4, "weight_decay": 0.0}, {"params": rest}]
         return torch.optim.SGD(groups, lr=1e-2, momentum=0.5, weight_decay=0.1, nesterov=True)
 
-    callback = PilotCallback()
+    callback = PilotCallback("rate_only")
     trainer(callback, tmp_path).fit(Module(make), loader())
     slow, plain = callback.optimizer.param_groups
     assert slow["lr"] == pytest.approx(0.01 * plain["lr"])

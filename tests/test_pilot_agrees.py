@@ -67,8 +67,9 @@ CONFIG = EnvConfig(decisions=12, bounds=BoundsConfig(batch_size_high=4, momentum
 
 
 @pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn", "docstrings_mlp", "surnames_gru"])
-def test_the_policy_that_ships_decides_as_in_the_engine(name):
-    agree(load_task(name), load_policy(), EnvConfig(compiled=False), rtol=2e-3)
+@pytest.mark.parametrize("policy", ["default", "rate_only"])
+def test_the_policies_that_ship_decide_as_in_the_engine(policy, name):
+    agree(load_task(name), load_policy(policy), EnvConfig(compiled=False), rtol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,6 @@ def test_a_start_outside_the_bounds_is_moved_into_them(quadratic):
     config = EnvConfig(
         decisions=3, micro_batches_per_decision=4, bounds=BoundsConfig(learning_rate_high=1e-4)
     )
-    run, _ = train_on_task(quadratic, load_policy(), 4, config)
+    run, _ = train_on_task(quadratic, load_policy("rate_only"), 4, config)
     assert all(record["learning_rate"] <= 1e-4 for record in run.decisions)
     assert len(run.decisions) == 3

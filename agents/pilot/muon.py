@@ -69,7 +69,9 @@ class Muon(torch.optim.Optimizer):
         # One that only looks on need not know where it would go.
         if rate > 0:
             ahead = torch.lerp(gradient, state["exp_avg"], momentum)
-            direction = orthogonalised(ahead.flatten(1))
+            # A loop may call `step` within its autocast, which would multiply in half precision.
+            with torch.autocast(matrix.device.type, enabled=False):
+                direction = orthogonalised(ahead.flatten(1))
             matrix.sub_(direction.view_as(matrix), alpha=rate)
 
     def _step_others(
@@ -82,7 +84,8 @@ class Muon(torch.optim.Optimizer):
         for parameter in others:
             state = self.state[parameter]
             if not state:
-                state["step"] = torch.tensor(0.0)
+                # Where torch has it, whatever the default device is.
+                state["step"] = torch.tensor(0.0, device="cpu")
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
         kept = [self.state[parameter] for parameter in others]
