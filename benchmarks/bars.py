@@ -2,10 +2,11 @@
 
     python benchmarks/bars.py [--policy default] [--seeds 10] [--out outputs/bars] [--only PART ...]
 
-It runs `trainpilot evaluate suite=meta_test` four times over: against all rivals, against random
-search, from bad starts, and with a hundred seeds. Prints one line for each bar, with its number,
-and leaves them in `bars.json`. Nothing is chosen by it. Finished runs are kept in `outputs/cache`,
-so that what was interrupted goes on.
+It runs `trainpilot evaluate suite=meta_test` five times over: against all rivals, against random
+search, against the policy of the rate alone and Muon's best schedule, from bad starts, and with a
+hundred seeds. Prints one line for each bar, with its number, and leaves them in `bars.json`.
+Nothing is chosen by it. Finished runs are kept in `outputs/cache`, so that what was interrupted
+goes on.
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ PARTS = {
             "ablations=false",
         ]
     ],
+    "switching": [
+        [
+            "controller=[policy,rate_only,shared_muon,adam,shared_cosine]",
+            "method=[]",
+            "ablations=false",
+            "references=[adam_default,shared_cosine]",
+        ]
+    ],
     "starts": [[*_ALONE, *settings] for settings in BAD_STARTS.values()],
     "many": [[*_ALONE, "n_seeds=100"]],
 }
@@ -55,21 +64,24 @@ class Bar(NamedTuple):
 
     Attributes:
         name: what is asked.
-        needed: at least; shares are from 0 to 1.
+        needed: at least; shares are from 0 to 1. None where nothing was set.
         reached: what was measured.
         interval: 95 %, with other seeds; None where there is none.
     """
 
     name: str
-    needed: float
+    needed: float | None
     reached: float
     interval: tuple[float, float] | None = None
 
     def text(self) -> str:
         """As a line."""
         low_high = "" if self.interval is None else " ({:.2f} to {:.2f})".format(*self.interval)
+        found = f"{self.name}: {self.reached:.2f}{low_high}"
+        if self.needed is None:
+            return found
         verdict = "reached" if self.reached >= self.needed else "NOT reached"
-        return f"{self.name}: {self.reached:.2f}{low_high}, {self.needed:g} needed: {verdict}"
+        return f"{found}, {self.needed:g} needed: {verdict}"
 
 
 def evaluate(policy: str, seeds: int, folder: Path, settings: list[str]) -> dict[str, Any]:
@@ -94,18 +106,14 @@ def against_rivals(results: dict[str, Any]) -> list[Bar]:
         _speedup(f"speed-up over {name}, to its final loss", least, summary["speedup"][reference])
         for reference, (name, least) in needed.items()
     ]
-    for rival, least in (
+    rivals = [
         ("shared_fixed", 1.39),
         ("shared_cosine", 1.15),
         ("oracle_fixed", 1.1),
         ("oracle_cosine", 0.9),
         ("policy_open_loop", 1.0),
-    ):
-        found = summary["against"][rival]["adam_default"]
-        interval = (found["ci_low"], found["ci_high"])
-        bars.append(
-            Bar(f"speed-up over {rival}, to Adam's final loss", least, found["ratio"], interval)
-        )
+    ]
+    bars += [_over(rival, results, "adam_default", least) for rival, least in rivals]
     worst = summary["speedup"]["adam_default"]["worst"]
     bars.append(Bar("speed-up over Adam on the worst task", 0.8, worst))
     own, theirs = (results["summary"][name]["tasks"] for name in ("policy", "shared_cosine"))
@@ -114,6 +122,20 @@ def against_rivals(results: dict[str, Any]) -> list[Bar]:
     ]
     name = "share of tasks with a test loss no higher than the best cosine's"
     return [*bars, Bar(name, 0.9, sum(no_higher) / len(no_higher))]
+
+
+def _over(rival: str, results: dict[str, Any], reference: str, least: float | None = None) -> Bar:
+    found = results["summary"]["policy"]["against"][rival][reference]
+    goal = {"adam_default": "Adam's", "shared_cosine": "the best cosine's"}[reference]
+    interval = (found["ci_low"], found["ci_high"])
+    return Bar(f"speed-up over {rival}, to {goal} final loss", least, found["ratio"], interval)
+
+
+def switching(results: dict[str, Any]) -> list[Bar]:
+    """What the choice of an optimizer is worth, and a schedule of that optimizer."""
+    rivals = ("rate_only", "shared_muon")
+    goals = ("adam_default", "shared_cosine")
+    return [_over(rival, results, goal) for rival in rivals for goal in goals]
 
 
 def _speedup(name: str, least: float, found: dict[str, Any]) -> Bar:
@@ -169,6 +191,8 @@ def main() -> None:
             bars += against_rivals(results[0])
         elif part == "search":
             bars += against_search(results[0])
+        elif part == "switching":
+            bars += switching(results[0])
         elif part == "starts":
             bars += [recovered(*each) for each in zip(BAD_STARTS, results, strict=True)]
         else:

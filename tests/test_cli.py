@@ -100,7 +100,7 @@ def test_evaluate_leaves_results_for_every_controller(trained, run, tmp_path):
     assert names == [
         *("policy", "sgd", "adam", "adamw", "rmsprop", "cosine", "one_cycle", "step_decay"),
         *("linear", "exponential", "reduce_on_plateau", "shared_fixed", "shared_cosine", "shared"),
-        *("random", "schedule_free", "prodigy", "hypergradient", "swats"),
+        *("shared_muon", "random", "schedule_free", "prodigy", "hypergradient", "swats"),
         *("oracle_fixed", "oracle_cosine", "oracle"),
         *("policy_open_loop", "policy_task_schedule", "policy_shuffled"),
         *("policy_optimizer_only", "policy_no_switching", "policy_no_optimizer"),

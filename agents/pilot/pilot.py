@@ -74,7 +74,8 @@ class Pilot:
         """A pilot with a learned policy.
 
         Args:
-            policy: "default" or "rate_only" for those that ship, or the path of a `policy.safetensors`.
+            policy: "default" or "rate_only" for those that ship, or the path of a
+                `policy.safetensors`.
             farthest: as the class has it.
 
         Raises:
