@@ -151,16 +151,16 @@ class PolicyController:
         """Get ready for new runs."""
         self._generator = np.random.default_rng(seed)
 
-    @property
-    def optimizers(self) -> list[str]:
-        """Names of those that the policy chooses among; none where it does not choose."""
-        return [
-            str(name)
-            for head in self.actions.heads
-            if head.name == "optimizer"
-            for name in head.choices
-            if name != KEEP
-        ]
+    def warm_optimizers(self, own: str) -> list[str]:
+        """Names of those that are to take in gradients from the beginning of a run.
+
+        Args:
+            own: that the run begins with. A policy that has one optimizer for all never comes
+                back to it.
+        """
+        heads = (head for head in self.actions.heads if head.name == "optimizer")
+        choices = {str(name) for head in heads for name in head.choices}
+        return sorted((choices | {own} if len(choices) > 1 else choices) - {KEEP})
 
     def fingerprint(self) -> str:
         """A hash of all that its decisions depend on."""

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.heuristics import Constant
-from trainpilot.envs.config import BoundsConfig, GuardConfig
+from trainpilot.agents.policy import PolicyController, make_policy
+from trainpilot.envs.actions import ActionSpec
+from trainpilot.envs.config import ActionConfig, BoundsConfig, GuardConfig
 
 
 @pytest.fixture
@@ -285,3 +287,14 @@ def test_what_is_said_once_names_the_line_that_steps(net):
     with pytest.warns(UserWarning, match="goes on after the total_steps") as said:
         train(net, optimizer, batches(5))
     assert said[0].filename.endswith("pilot_training.py")
+
+
+@pytest.mark.parametrize(
+    ("choices", "warm"), [(["muon"], {"muon"}), (["muon", "keep"], {"muon", "adam"})]
+)
+def test_what_a_policy_never_comes_back_to_keeps_nothing(choices, warm, net):
+    spec = ActionSpec(ActionConfig(optimizers=choices))
+    optimizer = Pilot(PolicyController(make_policy(spec, [8]), spec)).attach(net, 30)
+    train(net, optimizer, batches(30))
+    assert optimizer.decisions[0]["optimizer_before"] == "adam"
+    assert {*optimizer.state_dict()["state"]} - {"mean"} == warm

@@ -62,12 +62,11 @@ class Pilot:
         require_numbers(farthest=0.0 if farthest is None else farthest)
         self._controller = controller
         self._rhythm = (30, 10)
-        self._optimizers: list[str] = []
-        if isinstance(controller, PolicyController):
-            self._rhythm = controller.rhythm
-            self._optimizers = controller.optimizers
-        if farthest is not None and isinstance(controller, PolicyController):
-            self._controller = WithFallback(controller, farthest)
+        self._policy = controller if isinstance(controller, PolicyController) else None
+        if self._policy is not None:
+            self._rhythm = self._policy.rhythm
+            if farthest is not None:
+                self._controller = WithFallback(self._policy, farthest)
 
     @classmethod
     def load(cls, policy: str | Path = "default", farthest: float | None = FARTHEST) -> Self:
@@ -212,8 +211,7 @@ class Pilot:
             groups,
             run,
             clock,
-            # Those that a policy may switch to.
-            warm=sorted({*self._optimizers, own_name}) if self._optimizers else [],
+            warm=[] if self._policy is None else self._policy.warm_optimizers(own_name),
             validate=validate,
             on_decision=on_decision,
             snapshot=snapshot if guard.on_divergence == "roll_back" else None,
