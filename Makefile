@@ -1,5 +1,5 @@
 # The two commands of the README are `make run` and `make test`.
-.PHONY: run test format lint types check bench policy clean help
+.PHONY: run test format lint types check bench policy policy-rate-only clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -18,6 +18,7 @@ help:
 	@echo "make format  format the code"
 	@echo "make bench   measure the engine, DACBench beside it, and the pilot (18 minutes)"
 	@echo "make policy  meta-train the policy that ships, into outputs/policy"
+	@echo "make policy-rate-only  meta-train the one that ships beside it"
 	@echo "make clean   remove .venv, caches and build products"
 
 # torch comes first: once its build is there, nothing asks for another.
@@ -80,10 +81,16 @@ bench: $(VENV)/.installed $(DACBENCH)/.installed
 	$(BIN)/python benchmarks/engine.py --dacbench-python $(DACBENCH)/bin/python
 	$(BIN)/python benchmarks/pilot.py
 
+POLICY := 'env.actions.learning_rate=[0.3,0.7,1.0,1.4,3.0,10.0]' agent.total_decisions=600000 \
+  agent.n_workers=2
 policy: $(VENV)/.installed
-	$(BIN)/trainpilot train 'env.actions.optimizers=[]' \
-	  'env.actions.learning_rate=[0.3,0.7,1.0,1.4,3.0,10.0]' \
-	  agent.total_decisions=600000 agent.n_workers=2 hydra.run.dir=outputs/policy
+	$(BIN)/trainpilot train $(POLICY) 'env.actions.optimizers=[muon]' \
+	  env.actions.learning_rate_ceiling=0.04 '~suite.tasks.diabetes_mlp' \
+	  '~suite.tasks.breast_cancer_mlp' '~suite.tasks.wine_mlp' hydra.run.dir=outputs/policy
+
+policy-rate-only: $(VENV)/.installed
+	$(BIN)/trainpilot train $(POLICY) 'env.actions.optimizers=[]' \
+	  hydra.run.dir=outputs/policy-rate-only
 
 clean:
 	rm -rf $(VENV) $(DACBENCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
