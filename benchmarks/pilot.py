@@ -103,7 +103,7 @@ def measure(name: str) -> dict[str, Any]:
     bounds = BoundsConfig(learning_rate_high=1e-6)
 
     def rates(n_decisions: int, n_measured: int, every: int) -> PilotOptimizer:
-        return Pilot.load(farthest=None).attach(
+        return Pilot.load("rate_only", farthest=None).attach(
             model, lr=1e-6, weight_decay=0.01, decisions=n_decisions, measured_steps=n_measured,
             decide_every=every, bounds=bounds,
         )  # fmt: skip
@@ -190,7 +190,7 @@ def whole_trainings(length: int, n_turns: int) -> dict[str, float]:
             loss.backward()
             optimizer.step(loss=loss) if with_pilot else optimizer.step()
 
-    pilot = Pilot.load()
+    pilot = Pilot.load("rate_only")
     # The same learning rate, or another training's numbers would be timed.
     same = BoundsConfig(learning_rate_low=1e-3, learning_rate_high=1e-3)
     taken = in_turns({"pilot": lambda: train(True), "adamw": lambda: train(False)}, n_turns)
