@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -26,8 +26,13 @@ _CLIP_EPSILON = 1e-6
 class Update(Protocol):
     """Moves runs, each by its own optimizer."""
 
-    def on(self, state: RunState) -> Move:
-        """What moves these rows."""
+    def on(self, state: RunState, used: Container[int] | None = None) -> Move:
+        """What moves these rows.
+
+        Args:
+            state: of the rows.
+            used: indices of the optimizers that they have (default: any).
+        """
         ...
 
 
@@ -49,13 +54,13 @@ class FormulaUpdate:
         self._settle: TensorFunction = self._settle_eagerly
         self._move: TensorFunction = self._move_eagerly
 
-    def on(self, state: RunState) -> Move:
-        """What moves these rows."""
+    def on(self, state: RunState, used: Container[int] | None = None) -> Move:
+        """What moves these rows, as `Update` has it."""
 
         def move(pieces: Sequence[Tensor], scalars: Tensor) -> Tensor:
             settled = self._settle(*self._to_settle(state, pieces, scalars))
             *moving, square = settled
-            (sums,) = self._move(*self._to_move(state, moving, scalars))
+            (sums,) = self._move(*self._to_move(state, moving, scalars, used))
             by_row = sums.view(len(sums), -1, self._model.n_blocks).double().sum(2)
             return torch.cat([square.double().unsqueeze(0), by_row])
 
@@ -88,12 +93,24 @@ class FormulaUpdate:
         carried = [] if state.accumulated is None else [state.accumulated] * 2
         return [scalars, *carried, *pieces]
 
-    def _to_move(self, state: RunState, moving: Sequence[Tensor], scalars: Tensor) -> list[Tensor]:
+    def _to_move(
+        self,
+        state: RunState,
+        moving: Sequence[Tensor],
+        scalars: Tensor,
+        used: Container[int] | None = None,
+    ) -> list[Tensor]:
         blocks = [self._blocks(part) for part in (state.parameters, *state.moments)]
         of_blocks = scalars.repeat_interleave(self._model.n_blocks, dim=0)
-        return [*blocks, *blocks, *moving, of_blocks, *self._matrices(state, moving, scalars)]
+        return [*blocks, *blocks, *moving, of_blocks, *self._matrices(state, moving, scalars, used)]
 
-    def _matrices(self, state: RunState, moving: Sequence[Tensor], scalars: Tensor) -> list[Tensor]:
+    def _matrices(
+        self,
+        state: RunState,
+        moving: Sequence[Tensor],
+        scalars: Tensor,
+        used: Container[int] | None,
+    ) -> list[Tensor]:
         """Directions of matrices and where they are, by blocks; none where there are none."""
         if not self._matrix_directions:
             return []
@@ -104,7 +121,9 @@ class FormulaUpdate:
             *(column[name] for name in UpdateContext._fields[1:]),
         )
         before = dict(zip(self._moment_names, state.moments, strict=True))
-        found = self._matrix_directions.of(before, context, column["optimizer"], column["applied"])
+        found = self._matrix_directions.of(
+            before, context, column["optimizer"], column["applied"], used
+        )
         return [self._blocks(part) for part in found]
 
     def _settle_eagerly(self, *tensors: Tensor) -> list[Tensor]:

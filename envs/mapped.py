@@ -7,7 +7,7 @@ stays near.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +22,12 @@ from trainpilot.envs.hyperparameters import FloatArray
 from trainpilot.envs.inner_step import InnerStep
 from trainpilot.envs.native_code import UntranslatableError
 from trainpilot.envs.native_update import native_update
+from trainpilot.envs.schedule import STEP_SCALARS
 from trainpilot.envs.signals import Evaluation
 from trainpilot.envs.trainer import Orders, RunState
 from trainpilot.inner_tasks.protocol import InnerTask, Split
+
+_OPTIMIZER = STEP_SCALARS.index("optimizer")
 
 
 class MappedTrainer:
@@ -85,7 +88,8 @@ class MappedTrainer:
             yield slice(first, first + self._tile)
 
     def _train_tile(self, state: RunState, orders: Orders) -> FloatArray:
-        move = self._update.on(state)
+        used = {int(index) for index in np.unique(orders.scalars[:, :, _OPTIMIZER])}
+        move = self._update.on(state, used)
         indices = self._steps_first(orders.indices.long())
         scalars = self._steps_first(torch.from_numpy(orders.scalars).to(self._model.dtype))
         keys = self._steps_first(torch.from_numpy(orders.keys))
@@ -210,8 +214,8 @@ class _Seen:
         self.examples = cloned(tensors)
         return self._gradients(*tensors)
 
-    def on(self, state: RunState) -> Move:
-        inner = self._update.on(state)
+    def on(self, state: RunState, used: Container[int] | None = None) -> Move:
+        inner = self._update.on(state, used)
 
         def move(pieces: Sequence[Tensor], scalars: Tensor) -> Tensor:
             self.call = _UpdateCall(state.copied(), cloned(pieces), scalars.clone())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import torch
@@ -55,8 +55,8 @@ class NativeUpdate:
         self._sizes = (ctypes.c_int64 * len(model.sizes))(*model.sizes)
         self.matrices = np.array(model.matrices, dtype=np.int64).reshape(-1, 3)
 
-    def on(self, state: RunState) -> Move:
-        """What moves these rows."""
+    def on(self, state: RunState, used: Container[int] | None = None) -> Move:
+        """What moves these rows, as `Update` has it."""
         parameters, moments, accumulated, _ = state
         n_pieces = len(self._sizes)
         gradients, strides = (ctypes.c_void_p * n_pieces)(), (ctypes.c_int64 * n_pieces)()

@@ -54,6 +54,7 @@ def _results(speedups, losses, runs=()):
     found = {"geomean": 2.0, "ci_low": 1.5, "ci_high": 2.5, "worst": min(speedups.values())}
     ratio = {"ratio": 1.2, "ci_low": 1.1, "ci_high": 1.3}
     rivals = ("shared_fixed", "shared_cosine", "oracle_fixed", "oracle_cosine", "policy_open_loop")
+    rivals += ("rate_only", "shared_muon")
     references = ("adam_default", "shared_fixed", "shared_cosine", "oracle_fixed")
 
     def tasks(change):
@@ -67,7 +68,7 @@ def _results(speedups, losses, runs=()):
 
     policy = {
         "speedup": dict.fromkeys(references, found),
-        "against": {rival: {"adam_default": ratio} for rival in rivals},
+        "against": {rival: dict.fromkeys(references, ratio) for rival in rivals},
         "tasks": tasks(1),
     }
     summary = {"policy": policy, "shared_cosine": {"tasks": tasks(1.1)}}
@@ -103,7 +104,9 @@ def test_bars_are_what_they_say(monkeypatch, tmp_path, capsys):
     assert "worst task: 0.50, 0.8 needed: NOT reached" in lines[9]
     assert "no higher than the best cosine's: 1.00, 0.9 needed: reached" in lines[10]
     assert "random search with 4 times the samples: 1.00, 0.7 needed: reached" in lines[11]
-    assert [line.split(": ")[1] for line in lines[12:16]] == ["0.50, 0.95 needed"] * 4
-    assert lines[16] == "share of 4 runs that do not diverge: 0.75, 1 needed: NOT reached"
-    assert len(lines) == 17
+    assert lines[12] == "speed-up over rate_only, to Adam's final loss: 1.20 (1.10 to 1.30)"
+    assert lines[15].startswith("speed-up over shared_muon, to the best cosine's final loss: 1.20")
+    assert [line.split(": ")[1] for line in lines[16:20]] == ["0.50, 0.95 needed"] * 4
+    assert lines[20] == "share of 4 runs that do not diverge: 0.75, 1 needed: NOT reached"
+    assert len(lines) == 21
     assert (tmp_path / "bars.json").is_file()

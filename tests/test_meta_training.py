@@ -282,7 +282,7 @@ def test_a_policy_that_may_keep_its_optimizer_learns_and_decides(moons, tmp_path
     file = tmp_path / "policy.safetensors"
     save_policy(file, agent.policy, groups.actions, agent_config.hidden, [], {})
     policy = load_policy(str(file), deterministic=False)
-    assert policy.optimizers == ["sgd", "rmsprop"]
+    assert policy.warm_optimizers("adam") == ["adam", "rmsprop", "sgd"]
     kept = switched = 0
     for run in roll_out(moons, {"policy": policy}, range(20), env).runs:
         for record in run.decisions:
