@@ -18,7 +18,7 @@ from torch import Tensor
 from trainpilot.agents.controller import Decision, Explanation, View
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.observation import Observation, feature_places
-from trainpilot.envs.optimizers import KEEP
+from trainpilot.envs.optimizers import ALIASES, KEEP
 from trainpilot.envs.single import observation_space
 
 
@@ -159,7 +159,8 @@ class PolicyController:
                 back to it.
         """
         heads = (head for head in self.actions.heads if head.name == "optimizer")
-        choices = {str(name) for head in heads for name in head.choices}
+        named = (str(name) for head in heads for name in head.choices)
+        choices = {ALIASES.get(name, name) for name in named}
         return sorted((choices | {own} if len(choices) > 1 else choices) - {KEEP})
 
     def fingerprint(self) -> str:

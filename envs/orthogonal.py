@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -31,19 +32,25 @@ class Matrix(NamedTuple):
     columns: int
 
 
-def matrix_parameters(model: nn.Module) -> list[nn.Parameter]:
+def matrix_parameters(model: nn.Module, parameters: Iterable[Tensor] | None = None) -> list[Tensor]:
     """The parameters that Muon orthogonalises: real ones of two axes and more but embeddings.
 
     An embedding's rows are each by itself; a row or column alone is no matrix either.
+
+    Args:
+        model: says what is an embedding.
+        parameters: to choose among (default: the model's).
     """
     embeddings = {
-        id(module.weight)
+        id(parameter)
         for module in model.modules()
         if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        # Not its weight, which may be worked out anew whenever it is asked for.
+        for parameter in module.parameters()
     }
     return [
         parameter
-        for parameter in model.parameters()
+        for parameter in (model.parameters() if parameters is None else parameters)
         if id(parameter) not in embeddings
         and parameter.is_floating_point()
         and min(_as_matrix(parameter.shape)) > 1

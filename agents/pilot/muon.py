@@ -37,14 +37,7 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         self._model = model
         self._foreach = foreach
-        self._matrices: set[int] = set()
         super().__init__(params, {"lr": lr, "betas": betas})
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As any optimizer of torch."""
-        super().add_param_group(param_group)
-        # Anew, since the model may have got them after the others.
-        self._matrices = {id(parameter) for parameter in matrix_parameters(self._model)}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -54,12 +47,19 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                if id(parameter) in self._matrices:
+                if self._is_matrix(parameter):
                     self._step_matrix(parameter, parameter.grad, group["lr"], group["betas"][0])
                 else:
                     others.append(parameter)
                     gradients.append(parameter.grad)
             self._step_others(others, gradients, group["lr"], group["betas"])
+
+    def _is_matrix(self, parameter: Tensor) -> bool:
+        state = self.state.get(parameter)
+        if state:
+            # What it has been moved as, it stays.
+            return "step" not in state
+        return bool(matrix_parameters(self._model, [parameter]))
 
     def _step_matrix(self, matrix: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state = self.state[matrix]
