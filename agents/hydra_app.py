@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -22,12 +23,12 @@ Config = TypeVar("Config")
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 
 
-def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
+def run_app(verb: str, job: Callable[[DictConfig], float | None]) -> None:
     """Compose the configuration of a command from the command line and run it.
 
     Args:
         verb: the command: the name of its configuration, with "_" for "-".
-        job: what to run, once for each job of a sweep.
+        job: what to run, once for each job of a sweep; what it returns, a sweeper may optimise.
     """
     # Threads of one process spin on each other's work: cores are used through processes.
     torch.set_num_threads(1)
@@ -39,15 +40,16 @@ def run_app(verb: str, job: Callable[[DictConfig], None]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     mistakes: list[Exception] = []
 
-    def guarded(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> float | None:
         # Kept from Hydra, which would print the overrides beside it. A sweep goes on with its
-        # other jobs.
+        # other jobs: a sweeper takes what is not a number for a failed trial.
         try:
-            job(config)
+            return job(config)
         except USER_ERRORS as error:
             if wants_traceback:
                 raise
             mistakes.append(error)
+            return math.nan
 
     name = verb.replace("-", "_")
     app = hydra.main(version_base="1.3", config_path="pkg://trainpilot.conf", config_name=name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from trainpilot.inner_tasks.family import TaskFamily, Trainable
 
 #: Below this many decisions, torch.compile takes longer than it saves.
 _WORTH_COMPILING = 15_000
+
+#: Rollouts that the return of a whole training is the mean of: one alone is noise.
+LAST_ROLLOUTS = 10
 
 CHECKPOINT = Path("checkpoints") / "latest.zip"
 IDENTITY = Path("checkpoints") / "identity.json"
@@ -199,6 +203,12 @@ class MetaTraining(BaseCallback):
         self._rolled_back: list[bool] = []
         self._reasons: Counter[int] = Counter()
         self._note = ""
+        self._last_means: deque[float] = deque(maxlen=LAST_ROLLOUTS)
+
+    @property
+    def mean_return(self) -> float:
+        """Mean over tasks of the return in the latest rollouts; not a number before the first."""
+        return float(np.mean(self._last_means)) if self._last_means else math.nan
 
     def _on_rollout_start(self) -> None:
         # Between rollouts, so that the probabilities that PPO compares stay comparable.
@@ -237,12 +247,13 @@ class MetaTraining(BaseCallback):
         for reason in set(Reason) - {Reason.NONE}:
             self.logger.record(f"guard/reason/{reason.name.lower()}", self._reasons[reason])
         if self._diverged:
-            means = [float(np.mean(returns)) for returns in self._returns.values()]
-            self.logger.record("return/mean_of_tasks", float(np.mean(means)))
+            mean = float(np.mean([np.mean(returns) for returns in self._returns.values()]))
+            self._last_means.append(mean)
+            self.logger.record("return/mean_of_tasks", mean)
             self.logger.record("guard/divergence_rate", float(np.mean(self._diverged)))
             self.logger.record("guard/hopeless_rate", float(np.mean(self._hopeless)))
             self.logger.record("guard/decisions_in_run", float(np.mean(self._lengths)))
-            self._note = f"mean return {np.mean(means):.2f}"
+            self._note = f"mean return {mean:.2f}"
         self._returns.clear()
         self._diverged.clear()
         self._hopeless.clear()
@@ -265,7 +276,7 @@ class MetaTraining(BaseCallback):
         self._saved = time.monotonic()
 
 
-def learn(agent: PPO, config: AgentConfig, folder: Path, *, resumed: bool) -> None:
+def learn(agent: PPO, config: AgentConfig, folder: Path, *, resumed: bool) -> float:
     """Let the agent learn until its decisions are used up, or it is interrupted.
 
     Args:
@@ -273,6 +284,10 @@ def learn(agent: PPO, config: AgentConfig, folder: Path, *, resumed: bool) -> No
         config: decisions and checkpoints.
         folder: of the run: `tensorboard/` and `checkpoints/`.
         resumed: whether the agent has learned before.
+
+    Returns:
+        What the policy reaches in the end: the mean over tasks of its runs' returns in the last
+        ten rollouts; not a number where nothing was left to learn.
 
     Raises:
         KeyboardInterrupt: as the user sent it, after a checkpoint.
@@ -282,7 +297,7 @@ def learn(agent: PPO, config: AgentConfig, folder: Path, *, resumed: bool) -> No
     total = -(-config.total_decisions // rollout) * rollout
     remaining = total - agent.num_timesteps
     if remaining <= 0:
-        return
+        return math.nan
     with ProgressBar("meta-training", total, agent.num_timesteps) as progress:
         callback = MetaTraining(folder, config.checkpoint_seconds, progress)
         callback.init_callback(agent)
@@ -291,3 +306,4 @@ def learn(agent: PPO, config: AgentConfig, folder: Path, *, resumed: bool) -> No
         finally:
             # Ctrl-C and errors alike: nothing that was learned is lost.
             callback.close()
+    return callback.mean_return

@@ -33,8 +33,12 @@ from trainpilot.inner_tasks.catalogue import make_tasks
 from trainpilot.inner_tasks.errors import require
 
 
-def train(config: TrainConfig) -> None:
-    """Meta-train on a suite; leaves `policy.safetensors` in the run's folder."""
+def train(config: TrainConfig) -> float:
+    """Meta-train on a suite; leaves `policy.safetensors` in the run's folder.
+
+    Returns:
+        The mean return that the policy reaches, which a sweeper of Hydra may raise.
+    """
     folder = output_folder()
     check_seed(config.seed)
     config.agent.validate()
@@ -66,7 +70,7 @@ def train(config: TrainConfig) -> None:
             _set_aside(folder)
             write_json(folder / IDENTITY, identity)
             write_references(measured, references)
-        _learn(agent, config, folder, groups.reports)
+        mean_return = _learn(agent, config, folder, groups.reports)
     path = folder / "policy.safetensors"
     save_policy(
         path,
@@ -77,9 +81,10 @@ def train(config: TrainConfig) -> None:
         _training(config, agent.num_timesteps),
     )
     say(f"learned from {agent.num_timesteps:,} decisions; the policy is {path}")
+    return mean_return
 
 
-def _learn(agent: PPO, config: TrainConfig, folder: Path, reports: dict[str, str]) -> None:
+def _learn(agent: PPO, config: TrainConfig, folder: Path, reports: dict[str, str]) -> float:
     """Let the agent learn, and tell the user where things stand."""
     n_workers = config.agent.n_workers
     workers = f" in {n_workers} worker{'s' * (n_workers > 1)}" if n_workers else ""
@@ -91,7 +96,7 @@ def _learn(agent: PPO, config: TrainConfig, folder: Path, reports: dict[str, str
     for report, n_tasks in Counter(reports.values()).items():
         say(f"{n_tasks} task{'s' * (n_tasks > 1)}: {report}")
     try:
-        learn(agent, config.agent, folder, resumed=config.resume)
+        return learn(agent, config.agent, folder, resumed=config.resume)
     except KeyboardInterrupt:
         if (folder / CHECKPOINT).is_file():
             say(
@@ -155,8 +160,8 @@ def _training(config: TrainConfig, decisions: int) -> dict[str, Any]:
     }
 
 
-def _job(config: DictConfig) -> None:
-    train(typed(config, TrainConfig))
+def _job(config: DictConfig) -> float:
+    return train(typed(config, TrainConfig))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 import torch
 from pyarrow import parquet
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainpilot.agents import cli
 from trainpilot.agents.policy_file import read_metadata
@@ -190,6 +192,28 @@ def test_multirun_makes_a_folder_for_each_job(run, tmp_path):
         for job in "01"
     ]
     assert told == ["adam", "sgd"]
+
+
+def test_a_sweeper_is_given_the_mean_return_and_goes_on_after_a_mistake(run, tmp_path):
+    (tmp_path / "keeping.py").write_text(
+        "from hydra.experimental.callback import Callback\n"
+        "class Keep(Callback):\n"
+        "    def on_job_end(self, config, job_return, **kwargs):\n"
+        "        with open('returned', 'a') as file:\n"
+        "            print(job_return.return_value, file=file)\n"
+    )
+    result = run(
+        "train", "--multirun", *TINY, "agent.batch_size=1,8", "hydra.sweep.dir=sweep",
+        "+hydra.callbacks.keep._target_=keeping.Keep",
+    )  # fmt: skip
+    assert result.code == 2
+    assert "agent.batch_size must be at least 2" in result.err
+    mistaken, learned = map(float, (tmp_path / "returned").read_text().split())
+    assert math.isnan(mistaken)
+    # Of the two rollouts, which the curves have too.
+    events = EventAccumulator(str(tmp_path / "sweep" / "1" / "tensorboard")).Reload()
+    first, second = events.Scalars("return/mean_of_tasks")
+    assert learned == pytest.approx((first.value + second.value) / 2)
 
 
 def test_resume_goes_on_from_the_last_checkpoint(run, tmp_path):
