@@ -85,8 +85,9 @@ POLICY := 'env.actions.learning_rate=[0.3,0.7,1.0,1.4,3.0,10.0]' agent.total_dec
   agent.n_workers=2
 policy: $(VENV)/.installed
 	$(BIN)/trainpilot train $(POLICY) 'env.actions.optimizers=[muon]' \
-	  env.actions.learning_rate_ceiling=0.04 '~suite.tasks.diabetes_mlp' \
-	  '~suite.tasks.breast_cancer_mlp' '~suite.tasks.wine_mlp' hydra.run.dir=outputs/policy
+	  env.actions.learning_rate_ceiling=0.04 'env.actions.ema_decay=[0.25]' \
+	  '~suite.tasks.diabetes_mlp' '~suite.tasks.breast_cancer_mlp' '~suite.tasks.wine_mlp' \
+	  hydra.run.dir=outputs/policy
 
 policy-rate-only: $(VENV)/.installed
 	$(BIN)/trainpilot train $(POLICY) 'env.actions.optimizers=[]' \
