@@ -66,6 +66,10 @@ def trainer(callback, folder, **how):
     )  # fmt: skip
 
 
+def last_checkpoint(folder):
+    return lightning.callbacks.ModelCheckpoint(folder, save_last=True)
+
+
 def plain_loop(
     batches_per_step=1, total_steps=120, epochs=3, clip=None, controller=None, **options
 ):
@@ -109,18 +113,21 @@ def test_accumulated_and_clipped_gradients_go_with_the_loss_of_all_their_batches
     assert plain.steps == 42
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_fit_goes_on_from_a_checkpoint_to_the_last_bit(tmp_path):
     # The third of seven decisions holds from step 34 to 51, an epoch has 40.
     module, callback = Module(), PilotCallback(decisions=7)
     trainer(callback, tmp_path).fit(module, loader())
     first = Module()
-    stopped = trainer(PilotCallback(decisions=7, total_steps=120), tmp_path, max_epochs=1)
-    stopped.fit(first, loader())
-    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    keeping = {"enable_checkpointing": True}
+    callbacks = [PilotCallback(decisions=7, total_steps=120), last_checkpoint(tmp_path / "first")]
+    trainer(callbacks, tmp_path, max_epochs=1, **keeping).fit(first, loader())
     again, resumed = Module(), PilotCallback(decisions=7)
-    trainer(resumed, tmp_path).fit(again, loader(), ckpt_path=tmp_path / "stopped.ckpt")
+    own = trainer([resumed, last_checkpoint(tmp_path / "rest")], tmp_path, **keeping)
+    own.fit(again, loader(), ckpt_path=tmp_path / "first" / "last.ckpt")
     assert first.losses + again.losses == module.losses
     assert resumed.optimizer.decisions == callback.optimizer.decisions
+    assert torch.equal(again.net[0].weight, module.net[0].weight)
 
 
 def test_decisions_and_what_validation_says_reach_the_loggers(tmp_path):
@@ -274,8 +281,8 @@ def test_the_last_checkpoint_has_the_weights_that_a_fit_goes_on_with(tmp_path):
         callback = PilotCallback(
             Pilot(Constant("adam", 0.01, ema_decay=0.9)), optimizer="adam", total_steps=120
         )
-        keeper = lightning.callbacks.ModelCheckpoint(tmp_path / folder, save_last=True)
-        own = trainer([callback, keeper], tmp_path, max_epochs=epochs, enable_checkpointing=True)
+        callbacks = [callback, last_checkpoint(tmp_path / folder)]
+        own = trainer(callbacks, tmp_path, max_epochs=epochs, enable_checkpointing=True)
         own.fit(module, loader(), **how)
         return module
 

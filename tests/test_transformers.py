@@ -81,6 +81,7 @@ def plain_loop(own, batches_per_step, total_steps):
                 loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step(loss=sum(losses))
+    optimizer.load_averaged()
     return model, optimizer
 
 
