@@ -36,10 +36,12 @@ if __name__ == "__main__":
                 accelerator.backward(functional.cross_entropy(model(inputs), targets))
                 optimizer.step()
                 optimizer.zero_grad()
-        valid_loss, accuracy = evaluate(model, data["valid"])
+        with pilot.averaged():
+            valid_loss, accuracy = evaluate(model, data["valid"])
         pilot.observe(valid_loss, accuracy)
         if epoch % 5 == 0:
             print(f"epoch {epoch}: validation loss {valid_loss:.4f}, accuracy {accuracy:.1%}")
+    pilot.load_averaged()
     accelerator.end_training()
     rates = [f"{record['learning_rate']:.1e}" for record in pilot.decisions]
     print("learning rates:", " ".join(rates))
