@@ -51,6 +51,8 @@ class AgentConfig:
             any other choice, as a difference of logits, >= 0; of choices that contain the factor
             1, or "keep" for the optimizer.
         hidden: widths of the hidden layers of policy and value.
+        normalise_observations: give every feature mean 0 and deviation 1 over all decisions so
+            far, before it is clipped to 5; if false, features are clipped as they are.
         normalise_by_reference: give each task's reward in units of what the best of a grid of
             fixed configurations reaches; costs a sweep of the grid at the start. Rewards that
             need a reference measure it in any case.
@@ -71,6 +73,7 @@ class AgentConfig:
     entropy_coefficient: float = 0.01
     keep_bias: float = 0.0
     hidden: list[int] = field(default_factory=lambda: [64, 64])
+    normalise_observations: bool = True
     normalise_by_reference: bool = True
     checkpoint_seconds: float = 20.0
     n_workers: int = 0

@@ -113,7 +113,7 @@ def make_agent(groups: Groups, agent: AgentConfig, seed: int) -> PPO:
         gae_lambda=agent.gae_lambda,
         clip_range=agent.clip_range,
         ent_coef=agent.entropy_coefficient,
-        policy_kwargs=policy_kwargs(agent.hidden),
+        policy_kwargs=policy_kwargs(agent.hidden, agent.normalise_observations),
         seed=seed,
         device="cpu",
     )

@@ -1,4 +1,4 @@
-"""The learned policy: Stable-Baselines3's actor and critic over normalised observations."""
+"""The learned policy: Stable-Baselines3's actor and critic over what a run shows."""
 
 from __future__ import annotations
 
@@ -27,26 +27,29 @@ class ObservationNormaliser(BaseFeaturesExtractor):
 
     Args:
         space: of observations, `(n_features,)`.
-        limit: normalised features are clipped to this, > 0 (default: 5).
+        limit: features are clipped to this, > 0 (default: 5).
+        normalise: if false, features are clipped alone, and the statistics serve `distance`
+            (default: True).
     """
 
     mean: Tensor
     variance: Tensor
     count: Tensor
 
-    def __init__(self, space: spaces.Box, limit: float = 5.0) -> None:
+    def __init__(self, space: spaces.Box, limit: float = 5.0, *, normalise: bool = True) -> None:
         n_features = int(np.prod(space.shape))
         super().__init__(space, n_features)
         self._limit = limit
+        self.normalise = normalise
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("variance", torch.ones(n_features))
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Normalised observations, `(n, n_features)`."""
-        # Features that hardly vary are noise: the floor keeps them from being blown up.
-        scaled = (observations - self.mean) / (self.variance + 1e-4).sqrt()
-        return scaled.clamp(-self._limit, self._limit)
+        """What the networks take in, `(n, n_features)`."""
+        if self.normalise:
+            return self._normalised(observations)
+        return observations.clamp(-self._limit, self._limit)
 
     def distance(self, observations: Tensor) -> Tensor:
         """How far observations are from those taken in, `(n,)`.
@@ -54,8 +57,7 @@ class ObservationNormaliser(BaseFeaturesExtractor):
         The root of the mean square of the normalised features: 1 on average over what was taken
         in, at most `limit`.
         """
-        distance: Tensor = self(observations).square().mean(1).sqrt()
-        return distance
+        return self._normalised(observations).square().mean(1).sqrt()
 
     def update(self, observations: Observation) -> None:
         """Take in more observations, `(n, n_features)` (Chan et al., 1979, equation 2.1)."""
@@ -71,28 +73,37 @@ class ObservationNormaliser(BaseFeaturesExtractor):
         self.variance.copy_(squares / total)
         self.count.copy_(total)
 
+    def _normalised(self, observations: Tensor) -> Tensor:
+        # Features that hardly vary are noise: the floor keeps them from being blown up.
+        scaled = (observations - self.mean) / (self.variance + 1e-4).sqrt()
+        return scaled.clamp(-self._limit, self._limit)
 
-def policy_kwargs(hidden: Sequence[int]) -> dict[str, Any]:
+
+def policy_kwargs(hidden: Sequence[int], normalise: bool) -> dict[str, Any]:
     """What PPO and `make_policy` give to `ActorCriticPolicy`."""
     return {
         "net_arch": {"pi": list(hidden), "vf": list(hidden)},
         "activation_fn": torch.nn.Tanh,
         "features_extractor_class": ObservationNormaliser,
+        "features_extractor_kwargs": {"normalise": normalise},
     }
 
 
-def make_policy(actions: ActionSpec, hidden: Sequence[int]) -> ActorCriticPolicy:
+def make_policy(
+    actions: ActionSpec, hidden: Sequence[int], *, normalise: bool = True
+) -> ActorCriticPolicy:
     """An untrained policy.
 
     Args:
         actions: what it controls.
         hidden: widths of its hidden layers.
+        normalise: as `ObservationNormaliser` takes it (default: True).
     """
     return ActorCriticPolicy(
         observation_space(),
         actions.space,
         lambda _: 0.0,
-        **policy_kwargs(hidden),
+        **policy_kwargs(hidden, normalise),
     )
 
 
@@ -165,7 +176,8 @@ class PolicyController:
 
     def fingerprint(self) -> str:
         """A hash of all that its decisions depend on."""
-        settings = [self.actions.to_json(), self._deterministic, self._hidden]
+        normalise = self._normaliser.normalise
+        settings = [self.actions.to_json(), self._deterministic, self._hidden, normalise]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for name, value in self._policy.state_dict().items():
             digest.update(name.encode())
@@ -198,7 +210,7 @@ class PolicyController:
     def _normaliser(self) -> ObservationNormaliser:
         extractor = self._policy.features_extractor
         if not isinstance(extractor, ObservationNormaliser):
-            raise TypeError(f"expected normalised observations, got {type(extractor).__name__}")
+            raise TypeError(f"expected an ObservationNormaliser, got {type(extractor).__name__}")
         return extractor
 
     def _choose(self, probabilities: np.ndarray) -> np.ndarray:

@@ -55,6 +55,7 @@ def save_policy(
         },
         "actions": actions.to_json(),
         "hidden": hidden,
+        "normalise_observations": policy.features_extractor.normalise,
         "training": training,
     }
     # Actor and critic share the normaliser; safetensors wants each name to own its numbers.
@@ -131,7 +132,9 @@ def _load(path: Path, deterministic: bool) -> PolicyController:
     try:
         torch.set_default_dtype(torch.float32)
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            networks = make_policy(actions, metadata["hidden"])
+            # Files from before there was a choice do not name it.
+            normalise = bool(metadata.get("normalise_observations", True))
+            networks = make_policy(actions, metadata["hidden"], normalise=normalise)
     finally:
         torch.set_default_dtype(dtype)
     with safe_open(path, framework="pt") as file:

@@ -23,7 +23,7 @@ from trainpilot.agents.meta_training import (
     make_groups,
     resume_agent,
 )
-from trainpilot.agents.policy_file import load_policy, save_policy
+from trainpilot.agents.policy_file import load_policy, read_metadata, save_policy
 from trainpilot.agents.rollout import roll_out
 from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
 from trainpilot.envs.interventions import Reason
@@ -140,6 +140,18 @@ def test_training_goes_on_from_its_checkpoint(moons, tmp_path):
         for key, value in agent.policy.state_dict().items()
     ]
     assert any(changed)
+
+
+def test_features_stay_as_they_are_in_a_training_that_goes_on(moons, tmp_path):
+    env, config = configs(total_decisions=120, normalise_observations=False)
+    groups, agent = train([moons], tmp_path, config, env)
+    resumed = resume_agent(groups, tmp_path, seed=0)
+    file = tmp_path / "policy.safetensors"
+    for each in (agent, resumed):
+        save_policy(file, each.policy, groups.actions, config.hidden, [], {})
+        assert read_metadata(file)["normalise_observations"] is False
+        # What distances are measured by is taken in all the same.
+        assert each.policy.features_extractor.count > 0
 
 
 @pytest.mark.parametrize(("cut_at", "kept"), [(20, 180), (7, 60), (3, 0)])

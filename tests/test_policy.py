@@ -62,6 +62,54 @@ def test_normaliser_equals_numpy():
     np.testing.assert_allclose(out, expected.clip(-5, 5), atol=1e-3)
 
 
+def test_features_as_they_are_are_clipped_alone_and_as_far_away():
+    seen = observations(300) * 4 + 1
+    plain, scaled = (
+        ObservationNormaliser(observation_space(), normalise=normalise)
+        for normalise in (False, True)
+    )
+    for each in (plain, scaled):
+        each.update(seen)
+    np.testing.assert_array_equal(plain(torch.as_tensor(seen)), seen.clip(-5, 5))
+    expected = scaled(torch.as_tensor(seen)).square().mean(1).sqrt()
+    assert expected.mean() == pytest.approx(1, abs=0.05)
+    for each in (plain, scaled):
+        np.testing.assert_array_equal(each.distance(torch.as_tensor(seen)), expected)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_file_says_whether_features_are_normalised(normalise, tmp_path):
+    path = tmp_path / "policy.safetensors"
+    torch.manual_seed(0)
+    networks = make_policy(ACTIONS, [16, 16], normalise=normalise)
+    networks.features_extractor.update(observations(seed=1) * 3)
+    save_policy(path, networks, ACTIONS, [16, 16], [], {})
+    assert read_metadata(path)["normalise_observations"] is normalise
+    values = []
+    for controller in (load_policy(str(path)), PolicyController(networks, ACTIONS)):
+        controller.begin(50, ACTIONS, 0)
+        values.append(controller.decide(view()).explanation.value)
+    np.testing.assert_array_equal(*values)
+
+
+def test_files_from_before_the_choice_are_of_normalised_features(policy, path, tmp_path):
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["trainpilot"])
+    del metadata["normalise_observations"]
+    old = tmp_path / "old.safetensors"
+    save_file(load_file(path), old, {"trainpilot": json.dumps(metadata)})
+    assert load_policy(str(old)).fingerprint() == load_policy(str(path)).fingerprint()
+
+
+def test_the_same_weights_on_other_features_are_another_policy():
+    fingerprints = set()
+    for normalise in (False, True):
+        torch.manual_seed(0)
+        networks = make_policy(ACTIONS, [16, 16], normalise=normalise)
+        fingerprints.add(PolicyController(networks, ACTIONS).fingerprint())
+    assert len(fingerprints) == 2
+
+
 def test_a_saved_policy_decides_as_before(policy, path):
     controllers = PolicyController(policy, ACTIONS), load_policy(str(path))
     decisions = []
