@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.bounding import check_factors
 from trainpilot.envs.hyperparameters import FloatArray, Hyperparameters, IntArray
-from trainpilot.envs.observation import Observation
+from trainpilot.envs.observation import Observation, has_budget
+from trainpilot.envs.stage import Stage
 
 
 class View(NamedTuple):
@@ -38,6 +39,11 @@ class View(NamedTuple):
     decisions: int
     guard_scale: FloatArray | float = 1.0
     micro_batches: int = 1
+
+    @property
+    def stage(self) -> Stage:
+        """Of the runs on the schedule that a policy's learning rate may follow."""
+        return Stage.of(has_budget(self.observation), self.decision, self.decisions)
 
 
 class Explanation(NamedTuple):

@@ -129,4 +129,4 @@ class RandomPolicy:
     def decide(self, view: View) -> Decision:
         """A random action for each run."""
         action = self._actions.draw(self._generator, view.hyperparameters.n_runs)
-        return Decision(self._actions.apply(view.hyperparameters, action))
+        return Decision(self._actions.apply(view.hyperparameters, action, view.stage))

@@ -186,15 +186,22 @@ class PolicyController:
 
     def decide(self, view: View) -> Decision:
         """The policy's choice, with its probabilities and its value."""
+        view = self.seen(view)
         why = self.explain(view)
-        return Decision(self.actions.apply(view.hyperparameters, why.action), why)
+        return Decision(self.actions.apply(view.hyperparameters, why.action, view.stage), why)
+
+    def seen(self, view: View) -> View:
+        """The view as it was in the policy's training: what it has never seen is 0."""
+        observation = view.observation.copy()
+        observation[:, self._hidden] = 0
+        return view._replace(observation=observation)
 
     def explain(self, view: View) -> Explanation:
         """What the policy would choose, and why."""
         # In full precision, whatever the training around it is in.
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            observation = torch.tensor(view.observation, device=self._normaliser.mean.device)
-            observation[:, self._hidden] = 0
+            seen = self.seen(view).observation
+            observation = torch.tensor(seen, device=self._normaliser.mean.device)
             distribution = self._policy.get_distribution(observation)
             value = self._policy.predict_values(observation)
             distance = self._normaliser.distance(observation)

@@ -19,6 +19,7 @@ from trainpilot.envs.hyperparameters import (
     IntArray,
 )
 from trainpilot.envs.optimizers import KEEP, LEARNING_RATE_SCALES, optimizer_index
+from trainpilot.envs.stage import NOTHING_FALLS, SCHEDULES, Stage
 from trainpilot.inner_tasks.errors import TrainpilotError, require
 
 #: What a weight decay of 0 becomes when it is raised.
@@ -49,11 +50,14 @@ class Head(NamedTuple):
             weights, or optimizer names, of which one may be `KEEP`.
         ceiling: to which a factor may raise the learning rate, in units of Adam's; infinite for
             none.
+        schedule: of `SCHEDULES`, along which the learning rate falls unless a factor says
+            otherwise; None for none.
     """
 
     name: str
     choices: tuple[float, ...] | tuple[str, ...]
     ceiling: float = np.inf
+    schedule: str | None = None
 
     @property
     def keep_place(self) -> int | None:
@@ -104,13 +108,15 @@ class ActionSpec:
     def __init__(self, config: ActionConfig) -> None:
         offered: dict[str, list[Any]] = {name: getattr(config, name) for name in FACTOR_HEADS}
         offered |= {"ema_decay": config.ema_decay, "optimizer": config.optimizers}
-        own = config.learning_rate_ceiling
-        ceilings = {} if own is None else {"learning_rate": float(own)}
         self.heads = tuple(
-            Head(name, tuple(offered[name]), ceilings.get(name, np.inf))
-            for name in HYPERPARAMETER_NAMES
-            if offered[name]
+            Head(name, tuple(offered[name])) for name in HYPERPARAMETER_NAMES if offered[name]
         )
+        if config.learning_rate:
+            ceiling, schedule = config.learning_rate_ceiling, config.learning_rate_schedule
+            rate = self.heads[0]._replace(
+                ceiling=np.inf if ceiling is None else float(ceiling), schedule=schedule
+            )
+            self.heads = (rate, *self.heads[1:])
         self.continuous = config.continuous
         self.space: spaces.Space[Action] = self._space()
 
@@ -136,7 +142,9 @@ class ActionSpec:
             return numbers.astype(np.float32)
         return generator.integers(self.n_choices, size=(n_runs, len(self.heads)))
 
-    def apply(self, current: Hyperparameters, action: Action) -> Hyperparameters:
+    def apply(
+        self, current: Hyperparameters, action: Action, stage: Stage = NOTHING_FALLS
+    ) -> Hyperparameters:
         """The hyperparameters that an action asks for, before bounds.
 
         A switch of the optimizer rescales learning rate and weight decay, so that neither the
@@ -145,14 +153,20 @@ class ActionSpec:
         Args:
             current: of each run.
             action: of each run, as `space` has it, `(n_runs, ...)`.
+            stage: of each run on the schedule, where there is one (default: where nothing falls).
         """
         after = current
         for head, wanted in zip(
             self.heads, self._wanted(action.astype(self.space.dtype)), strict=True
         ):
+            if head.schedule is not None:
+                # Factors and ceiling are of the rate that it would have without the schedule.
+                after = _scaled(after, 1 / np.asarray(stage.before))
             before, after = after, _CHANGES[head.name](after, wanted)
             if head.name == "learning_rate":
                 after = _not_raised_above(head.ceiling, before, after)
+            if head.schedule is not None:
+                after = _scaled(after, stage.now)
         return after
 
     def _wanted(self, action: Action) -> Iterator[NDArray[Any]]:
@@ -174,6 +188,7 @@ class ActionSpec:
         return [
             {"name": head.name, "choices": list(head.choices)}
             | ({} if np.isinf(head.ceiling) else {"ceiling": head.ceiling})
+            | ({} if head.schedule is None else {"schedule": head.schedule})
             for head in self.heads
         ]
 
@@ -182,7 +197,8 @@ class ActionSpec:
         """The spec that `to_json` gave.
 
         Raises:
-            TrainpilotError: if a head is unknown, in another order, or has a ceiling that is none.
+            TrainpilotError: if a head is unknown, in another order, or has a ceiling or a schedule
+                that is none.
         """
         given = {str(head["name"]): list(head["choices"]) for head in heads}
         for name in given:
@@ -206,6 +222,13 @@ class ActionSpec:
                     f"{ceiling!r}, of {head['name']}",
                 )
                 config.learning_rate_ceiling = ceiling
+            if "schedule" in head:
+                require(
+                    head["name"] == "learning_rate" and head["schedule"] in SCHEDULES,
+                    f"an action's schedule must be {' or '.join(SCHEDULES)}, of the learning_rate",
+                    f"{head['schedule']!r}, of {head['name']}",
+                )
+                config.learning_rate_schedule = head["schedule"]
         require(
             all(type(decay) in (int, float) and 0 <= decay < 1 for decay in config.ema_decay),
             "an action's ema_decay must hold decays in [0, 1)",
@@ -236,6 +259,10 @@ def _between(factors: FloatArray, place: FloatArray) -> FloatArray:
     place = _place(place)
     lowest, highest = np.log(min(factors.min(), 1.0)), np.log(max(factors.max(), 1.0))
     return np.asarray(np.exp(np.where(place < 0, -place * lowest, place * highest)))
+
+
+def _scaled(current: Hyperparameters, factor: FloatArray | float) -> Hyperparameters:
+    return replace(current, learning_rate=current.learning_rate * factor)
 
 
 def _not_raised_above(
@@ -277,7 +304,7 @@ def _batched(current: Hyperparameters, factor: FloatArray) -> Hyperparameters:
 
 #: What a factor, a decay or the index of an optimizer does to the hyperparameters.
 _CHANGES: dict[str, Callable[[Hyperparameters, NDArray[Any]], Hyperparameters]] = {
-    "learning_rate": lambda now, factor: replace(now, learning_rate=now.learning_rate * factor),
+    "learning_rate": _scaled,
     "weight_decay": _decayed,
     "momentum": lambda now, factor: replace(now, momentum=1 - (1 - now.momentum) * factor),
     "gradient_clip": _clipped,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from trainpilot.envs.optimizers import KEEP, OPTIMIZER_NAMES, menu, optimizer_index
+from trainpilot.envs.stage import SCHEDULES
 from trainpilot.inner_tasks.errors import require, unknown
 
 #: Hyperparameters that a policy changes by factors.
@@ -82,6 +83,9 @@ class ActionConfig:
         learning_rate_ceiling: to which a factor may raise the learning rate, in units of Adam's,
             > 0; one that is above it already may fall or stay. Unlike a bound it is part of the
             action, and of a policy that has learned with it. Null for none.
+        learning_rate_schedule: along which the learning rate falls over a run whose budget is
+            observed, unless a factor says otherwise: "cosine" (half of one, to 0), or null for
+            none. The ceiling falls with it. Part of the action, as the ceiling is.
     """
 
     learning_rate: list[float] = field(default_factory=lambda: [0.35, 0.7, 1.0, 1.4, 2.8])
@@ -93,6 +97,7 @@ class ActionConfig:
     optimizers: list[str] = field(default_factory=lambda: ["sgd", "adam", "rmsprop"])
     continuous: bool = False
     learning_rate_ceiling: float | None = None
+    learning_rate_schedule: str | None = None
 
 
 @dataclass
@@ -350,6 +355,17 @@ def _validate_actions(actions: ActionConfig) -> None:
     require(
         ceiling is None or bool(actions.learning_rate),
         "env.actions.learning_rate_ceiling needs factors in env.actions.learning_rate",
+        "none",
+    )
+    schedule = actions.learning_rate_schedule
+    require(
+        schedule in (None, *SCHEDULES),
+        f"env.actions.learning_rate_schedule must be {' or '.join(SCHEDULES)}, or null for none",
+        schedule,
+    )
+    require(
+        schedule is None or bool(actions.learning_rate),
+        "env.actions.learning_rate_schedule needs factors in env.actions.learning_rate",
         "none",
     )
     for name in actions.optimizers:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainpilot.envs.actions import ActionSpec, clamp
+from trainpilot.envs.actions import Action, ActionSpec, clamp
 from trainpilot.envs.bounding import bound
 from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
@@ -19,11 +19,12 @@ from trainpilot.envs.guard import Guard, hopeless
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
 from trainpilot.envs.interventions import Interventions, Reason
 from trainpilot.envs.levels import level
-from trainpilot.envs.observation import Observation, Reading
+from trainpilot.envs.observation import Observation, Reading, has_budget
 from trainpilot.envs.observer import Observer
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.rewards import REWARDS, Stretch
 from trainpilot.envs.signals import Evaluation
+from trainpilot.envs.stage import Stage
 from trainpilot.envs.task_reference import RowReferences, TaskReference
 from trainpilot.inner_tasks.family import TaskFamily, Trainable
 
@@ -178,6 +179,16 @@ class InnerRuns:
     def decisions_made(self) -> NDArray[np.int64]:
         """Decisions that each run has behind it, `(n_runs,)`."""
         return self.engine.position // self.config.micro_batches_per_decision
+
+    def chosen(self, action: Action) -> Hyperparameters:
+        """The hyperparameters that an action asks for in every run, before bounds.
+
+        Args:
+            action: as `actions.space` has it, `(n_runs, ...)`.
+        """
+        known = has_budget(self.observation)
+        stage = Stage.of(known, self.decisions_made, self.decisions_in_budget)
+        return self.actions.apply(self.hyperparameters, action, stage)
 
     @property
     def guard_scale(self) -> FloatArray:

@@ -154,6 +154,11 @@ class Reading(NamedTuple):
     valid_accuracy: FloatArray
 
 
+def has_budget(observation: Observation) -> NDArray[np.bool_]:
+    """Whether runs are observed to have a budget, `(n_runs,)`."""
+    return np.asarray(observation[:, FEATURE_NAMES.index("has_budget")] > 0)
+
+
 class ObserverState(NamedTuple):
     """What the observation remembers of each run, `(n_runs,)` each; NaN: not seen yet.
 

@@ -114,8 +114,7 @@ class InnerTrainingEnv(gymnasium.Env[Observation, Action]):
         Args:
             action: as `action_space` has it.
         """
-        asked = self.runs.actions.apply(self.runs.hyperparameters, np.asarray(action)[None])
-        outcome = self._outcome = self.runs.step(asked)
+        outcome = self._outcome = self.runs.step(self.runs.chosen(np.asarray(action)[None]))
         return (
             outcome.observation[0],
             float(outcome.reward[0]),

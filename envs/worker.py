@@ -98,7 +98,7 @@ class Worker:
 
 def _step(group: InnerRuns, actions: Action, seeds: IntArray) -> Transition:
     """Make the decision in every row of a group and start anew the rows that ended."""
-    outcome = group.step(group.actions.apply(group.hyperparameters, actions))
+    outcome = group.step(group.chosen(actions))
     ended = np.flatnonzero(outcome.terminated | outcome.truncated)
     if ended.size:
         group.reset(ended.tolist(), seeds[ended].tolist())

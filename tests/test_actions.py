@@ -14,6 +14,7 @@ from trainpilot.envs.actions import ActionSpec, Head, clamp, relative_learning_r
 from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES, optimizer_index
+from trainpilot.envs.stage import Stage
 from trainpilot.inner_tasks import TrainpilotError
 
 FULL = ActionConfig(weight_decay=[0.3, 1.0, 3.0], momentum=[0.5, 1.0, 2.0])
@@ -68,6 +69,64 @@ def test_a_ceiling_that_is_no_rate_is_refused(ceiling):
     config = EnvConfig(actions=ActionConfig(learning_rate_ceiling=ceiling))
     with pytest.raises(TrainpilotError, match="learning_rate_ceiling must be a number above 0"):
         config.validate()
+
+
+KEPT = ActionConfig(learning_rate=[0.5, 1.0, 10.0], optimizers=[], learning_rate_schedule="cosine")
+
+
+def test_a_rate_that_is_kept_falls_along_the_cosine_where_the_budget_is_known():
+    spec, now = ActionSpec(KEPT), Hyperparameters.full(3, learning_rate=1e-2)
+    decisions, known = np.array([8, 4, 8]), np.array([True, True, False])
+    for k in range(4):
+        now = spec.apply(now, np.full((3, 1), 1), Stage.of(known, k, decisions))
+        expected = [(1 + np.cos(np.pi * k / n)) / 2 for n in (8, 4)]
+        np.testing.assert_allclose(now.learning_rate, [*np.multiply(1e-2, expected), 1e-2])
+
+
+def test_after_the_last_decision_a_schedule_stays():
+    known = np.array([True])
+    last = Stage.of(known, 7, 8)
+    assert 0 < last.now[0] < last.before[0] < 1
+    for later in (8, 9, 100):
+        np.testing.assert_allclose(Stage.of(known, later, 8), last.now[0])
+    np.testing.assert_array_equal(Stage.of(known, 0, 1), 1)
+
+
+def test_factors_and_ceiling_are_of_the_rate_without_its_schedule():
+    spec = ActionSpec(replace(KEPT, learning_rate_ceiling=0.04))
+    half, quarter = 0.5, 0.25
+    # Of a level of 1e-3, 0.02 and 0.08: ten times as high, at most 0.04, and no higher than it is.
+    start = Hyperparameters.full(3)
+    start.learning_rate[:] = np.array([1e-3, 0.02, 0.08]) * half
+    after = spec.apply(start, np.full((3, 1), 2), Stage(half, quarter))
+    np.testing.assert_allclose(after.learning_rate, np.array([0.01, 0.04, 0.08]) * quarter)
+    lowered = spec.apply(start, np.full((3, 1), 0), Stage(half, quarter))
+    np.testing.assert_allclose(lowered.learning_rate, np.array([5e-4, 0.01, 0.04]) * quarter)
+
+
+def test_without_a_schedule_the_stage_is_nothing():
+    spec = ActionSpec(replace(KEPT, learning_rate_schedule=None))
+    after = spec.apply(
+        Hyperparameters.full(1, learning_rate=1e-3), np.array([[1]]), Stage(0.5, 0.1)
+    )
+    np.testing.assert_array_equal(after.learning_rate, 1e-3)
+
+
+def test_a_schedule_that_is_none_is_refused():
+    config = EnvConfig(actions=replace(KEPT, learning_rate_schedule="step"))
+    with pytest.raises(TrainpilotError, match="must be cosine, or null for none; given: step"):
+        config.validate()
+    config = EnvConfig(actions=replace(KEPT, learning_rate=[], optimizers=["adam", "sgd"]))
+    with pytest.raises(TrainpilotError, match="learning_rate_schedule needs factors in"):
+        config.validate()
+    for name, schedule in (
+        ("learning_rate", "step"),
+        ("learning_rate", [1]),
+        ("momentum", "cosine"),
+    ):
+        heads = [{"name": name, "choices": [1.0, 2.0], "schedule": schedule}]
+        with pytest.raises(TrainpilotError, match="schedule must be cosine, of the learning_rate"):
+            ActionSpec.from_json(heads)
 
 
 def test_decays_of_the_average_are_chosen_as_they_are():
@@ -250,8 +309,15 @@ def test_a_batch_size_that_the_bounds_hold_where_it_is_cannot_be_controlled():
 
 
 def test_json_round_trip():
-    for ceiling in (None, 0.01):
-        spec = ActionSpec(replace(FULL, learning_rate_ceiling=ceiling, ema_decay=[0.3]))
+    for ceiling, schedule in ((None, None), (0.01, None), (None, "cosine"), (0.01, "cosine")):
+        spec = ActionSpec(
+            replace(
+                FULL,
+                learning_rate_ceiling=ceiling,
+                learning_rate_schedule=schedule,
+                ema_decay=[0.3],
+            )
+        )
         assert ActionSpec.from_json(json.loads(json.dumps(spec.to_json()))).heads == spec.heads
 
 

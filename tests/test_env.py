@@ -19,6 +19,7 @@ from trainpilot.envs.config import (
     BoundsConfig,
     EnvConfig,
     GuardConfig,
+    ObservationConfig,
     RewardConfig,
     StartConfig,
 )
@@ -275,6 +276,28 @@ def test_each_row_has_its_own_budget(moons):
     assert truncated == [[False] * 3, [True, False, False]]
     runs.reset([0], [7], decisions=[6])
     assert runs.step(runs.hyperparameters).truncated.tolist() == [False, False, True]
+
+
+FALLING = ActionConfig([0.5, 1.0], optimizers=[], learning_rate_schedule="cosine")
+
+
+def test_rates_that_are_kept_fall_along_each_rows_own_budget(moons):
+    config = EnvConfig(decisions=6, micro_batches_per_decision=2, actions=FALLING)
+    runs = InnerRuns(moons, 2, config)
+    runs.reset([0, 1], [1, 2], decisions=[6, 3])
+    for k in range(3):
+        used = runs.step(runs.chosen(np.array([[1], [1]]))).hyperparameters.learning_rate
+        expected = [1e-3 * (1 + np.cos(np.pi * k / n)) / 2 for n in (6, 3)]
+        np.testing.assert_allclose(used, expected)
+
+
+@pytest.mark.parametrize("drop", [{"drop_budget": 1.0}, {"hidden": ["has_budget", "progress"]}])
+def test_a_budget_that_is_not_observed_makes_no_rate_fall(moons, drop):
+    env = make(moons, actions=FALLING, observation=ObservationConfig(**drop))
+    env.reset(seed=0)
+    for action in ([1], [0], [1], [1]):
+        *_, info = env.step(np.array(action))
+    assert info["learning_rate"] == pytest.approx(5e-4)
 
 
 def test_budgets_are_drawn_within_their_range(moons):

@@ -18,19 +18,19 @@ from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.schedules import OneCycle
 from trainpilot.envs.actions import ActionSpec
 from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig, GuardConfig
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES
+from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES, optimizer_index
 from trainpilot.inner_tasks.catalogue import load_task
 
 FACTORS = [0.5, 1.0, 2.0]
 
 
-def chooses_all():
+def chooses_all(**more):
     """An untrained policy that sets everything there is."""
     torch.manual_seed(1)
     spec = ActionSpec(
         ActionConfig(
             weight_decay=FACTORS, momentum=FACTORS, gradient_clip=FACTORS, batch_size=FACTORS,
-            ema_decay=[0.0, 0.5, 0.9], optimizers=OPTIMIZER_NAMES[:],
+            ema_decay=[0.0, 0.5, 0.9], optimizers=OPTIMIZER_NAMES[:], **more,
         )
     )  # fmt: skip
     networks = make_policy(spec, [8])
@@ -81,6 +81,21 @@ def test_all_kinds_of_decisions_are_carried_out_as_in_the_engine(make, moons):
         assert len({record["optimizer"] for record in records}) >= 3
         assert len({record["batch_size"] for record in records}) >= 2
         assert len({record["ema_decay"] for record in records}) >= 2
+
+
+def test_a_schedule_of_the_action_falls_as_in_the_engine(moons):
+    controller = chooses_all(learning_rate_schedule="cosine", learning_rate_ceiling=5e-3)
+    records = agree(moons, controller, CONFIG, rtol=1e-3)
+    # The fall stands beside the factors, whatever those say.
+    shares = [(1 + math.cos(math.pi * k / 12)) / 2 for k in range(12)]
+    levels = [
+        record["learning_rate"] / share / LEARNING_RATE_SCALES[optimizer_index(record["optimizer"])]
+        for record, share in zip(records, shares, strict=True)
+    ]
+    factors = np.array(levels[1:]) / levels[:-1]
+    allowed = np.array([0.35, 0.7, 1.0, 1.4, 2.8])
+    near = np.isclose(factors[:, None], allowed, rtol=1e-6).any(1)
+    assert (near | np.isclose(levels[1:], 5e-3, rtol=1e-6)).all()
 
 
 def test_an_optimizer_that_was_not_announced_starts_cold(moons):

@@ -141,6 +141,20 @@ def test_features_that_were_hidden_in_training_stay_hidden(policy, tmp_path):
     np.testing.assert_array_equal(seen.observation, observations())
 
 
+def test_a_policy_that_never_saw_a_budget_follows_no_schedule():
+    spec = ActionSpec(ActionConfig([1.0], optimizers=[], learning_rate_schedule="cosine"))
+    networks = make_policy(spec, [8])
+    seen = view()._replace(decision=15)
+    seen.observation[:, FEATURE_NAMES.index("has_budget")] = 1
+    rates = []
+    for hidden in ([], ["has_budget"]):
+        decision = PolicyController(networks, spec, hidden_features=hidden).decide(seen)
+        rates.append(decision.hyperparameters.learning_rate)
+    shares = [(1 + np.cos(np.pi * k / 30)) / 2 for k in (14, 15)]
+    np.testing.assert_allclose(rates[0], 1e-3 * shares[1] / shares[0])
+    np.testing.assert_array_equal(rates[1], 1e-3)
+
+
 def test_the_choice_is_the_most_probable_one_and_is_applied(policy):
     controller = PolicyController(policy, ACTIONS)
     controller.begin(50, ACTIONS, 0)

@@ -60,7 +60,7 @@ class Replayed:
     def decide(self, view: View) -> Decision:
         """This decision's actions."""
         chosen = self._sequences[:, view.decision]
-        return Decision(self._spec.apply(view.hyperparameters, chosen))
+        return Decision(self._spec.apply(view.hyperparameters, chosen, view.stage))
 
 
 class Restricted:
@@ -89,6 +89,7 @@ class Restricted:
 
     def decide(self, view: View) -> Decision:
         """The policy's choice, where it is heeded; elsewhere all stays as it is."""
+        view = self._policy.seen(view)
         why = self._policy.explain(view)
         action = why.action.copy()
         heads = self._policy.actions.heads
@@ -98,7 +99,7 @@ class Restricted:
         # Without the others, since the least change of a head may be one all the same.
         of_all = self._policy.actions.to_json()
         spec = ActionSpec.from_json([of_all[place] for place in heeded])
-        wanted = spec.apply(view.hyperparameters, action[:, heeded])
+        wanted = spec.apply(view.hyperparameters, action[:, heeded], view.stage)
         return Decision(wanted, why._replace(action=action))
 
     def _heeds(self, name: str, view: View) -> bool:
