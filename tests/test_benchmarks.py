@@ -108,5 +108,9 @@ def test_bars_are_what_they_say(monkeypatch, tmp_path, capsys):
     assert lines[15].startswith("speed-up over shared_muon, to the best cosine's final loss: 1.20")
     assert [line.split(": ")[1] for line in lines[16:20]] == ["0.50, 0.95 needed"] * 4
     assert lines[20] == "share of 4 runs that do not diverge: 0.75, 1 needed: NOT reached"
-    assert len(lines) == 21
+    assert lines[23] == (
+        "speed-up over best cosine for meta_train, to its final loss, a hundred seeds: 2.00 (1.50 "
+        "to 2.50), 1.15 needed: reached"
+    )
+    assert len(lines) == 25
     assert (tmp_path / "bars.json").is_file()
