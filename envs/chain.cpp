@@ -46,8 +46,8 @@ struct Training {
   const float* scalars;    // (n_rows, n_steps, n_scalars)
   double* sums;            // (n_rows, n_steps, 1 + n_sums): the loss, then the update's
   void (*update)(const Update*);
-  int64_t n_matrices;
-  const Matrix* matrices;  // of a run, for the update
+  int64_t n_parts;
+  const Part* parts;  // of a run, for the update
 };
 
 // One micro-batch on its way through the layers of one run.
@@ -326,7 +326,7 @@ extern "C" void trainpilot_train(const Program* program, const Data* data, const
     Update update{1, 1, t.width, &program->n_params, gradients, &stride,
                   t.parameters + row * t.width, moments.data(),
                   t.accumulated ? t.accumulated + row * t.width : nullptr, nullptr, nullptr,
-                  t.n_matrices, t.matrices};
+                  t.n_parts, t.parts};
     for (int64_t step = 0; step < t.n_steps; step++) {
       const int64_t place = row * t.n_steps + step;
       double* sums = t.sums + place * (1 + t.n_sums);

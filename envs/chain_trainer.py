@@ -62,8 +62,8 @@ class _Training(ctypes.Structure):
         ("scalars", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
         ("update", ctypes.c_void_p),
-        ("n_matrices", ctypes.c_int64),
-        ("matrices", ctypes.c_void_p),
+        ("n_parts", ctypes.c_int64),
+        ("parts", ctypes.c_void_p),
     )
 
 
@@ -182,8 +182,8 @@ class ChainTrainer:
             scalars.ctypes.data,
             sums.ctypes.data,
             self._update.address,
-            len(self._update.matrices),
-            self._update.matrices.ctypes.data,
+            len(self._update.parts),
+            self._update.parts.ctypes.data,
         )
         data = _data(self._train_split)
         self._train(ctypes.byref(self._program), ctypes.byref(data), ctypes.byref(training))

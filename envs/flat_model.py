@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from trainpilot.envs.fast_forms import fast_forms
 from trainpilot.envs.initial_weights import InitialWeights
 from trainpilot.envs.mappable import KEY, KeyedDropout, make_mappable
-from trainpilot.envs.orthogonal import Matrix, matrix_parameters
+from trainpilot.envs.orthogonal import Kind, Part, parameter_kinds
 from trainpilot.envs.trainer import Buffers
 from trainpilot.inner_tasks.errors import TrainpilotError
 from trainpilot.inner_tasks.protocol import InnerTask
@@ -44,7 +44,8 @@ class FlatModel:
     Attributes:
         n_params: number of trainable parameters.
         sizes: of the trainable parameters, one after the other.
-        matrices: of those parameters, what optimizers may treat as a whole.
+        matrices_and_vectors: where those stand that optimizers may treat in a way of their own, in
+            the order of their offsets; what is left are tables of embeddings.
         n_blocks: number of blocks.
         block_size: numbers in a block; `width = n_blocks * block_size >= n_params`.
         dtype: of the parameters.
@@ -73,7 +74,7 @@ class FlatModel:
         self.dtype = dtypes.pop()
         self.sizes = [math.prod(shape) for shape in self._shapes.values()]
         self.n_params = sum(self.sizes)
-        self.matrices = self._matrices(model)
+        self.matrices_and_vectors = self._matrices_and_vectors(model)
         self.n_blocks = -(-self.n_params // _LARGEST_BLOCK)
         self.block_size = _ALIGNMENT * -(-self.n_params // (self.n_blocks * _ALIGNMENT))
         self.width = self.n_blocks * self.block_size
@@ -84,13 +85,13 @@ class FlatModel:
         ]
         self.draws = bool(self._keys)
 
-    def _matrices(self, model: nn.Module) -> list[Matrix]:
-        chosen = {id(parameter) for parameter in matrix_parameters(model)}
+    def _matrices_and_vectors(self, model: nn.Module) -> list[Part]:
+        kinds = parameter_kinds(model, [model.get_parameter(name) for name in self._shapes])
         found, offset = [], 0
-        for name, size in zip(self._shapes, self.sizes, strict=True):
-            if id(model.get_parameter(name)) in chosen:
-                rows = self._shapes[name][0]
-                found.append(Matrix(offset, rows, size // rows))
+        for kind, shape, size in zip(kinds, self._shapes.values(), self.sizes, strict=True):
+            if kind is not Kind.TABLE:
+                rows = shape[0] if kind is Kind.MATRIX else 1
+                found.append(Part(offset, rows, size // rows))
             offset += size
         return found
 

@@ -32,8 +32,8 @@ class _Update(ctypes.Structure):
         ("accumulated", ctypes.c_void_p),
         ("scalars", ctypes.c_void_p),
         ("sums", ctypes.c_void_p),
-        ("n_matrices", ctypes.c_int64),
-        ("matrices", ctypes.c_void_p),
+        ("n_parts", ctypes.c_int64),
+        ("parts", ctypes.c_void_p),
     )
 
 
@@ -42,18 +42,18 @@ class NativeUpdate:
 
     Args:
         library: the compiled `update.cpp`.
-        model: gives the sizes of a gradient's pieces, and the matrices.
+        model: gives the sizes of a gradient's pieces, and where matrices and vectors stand.
 
     Attributes:
         address: of the C++ function.
-        matrices: `struct Matrix` of each, as the C++ function takes them.
+        parts: `struct Part` of each matrix and vector, as the C++ function takes them.
     """
 
     def __init__(self, library: ctypes.CDLL, model: FlatModel) -> None:
         self._update = library.trainpilot_update
         self.address = ctypes.cast(self._update, ctypes.c_void_p).value
         self._sizes = (ctypes.c_int64 * len(model.sizes))(*model.sizes)
-        self.matrices = np.array(model.matrices, dtype=np.int64).reshape(-1, 3)
+        self.parts = np.array(model.matrices_and_vectors, dtype=np.int64).reshape(-1, 3)
 
     def on(self, state: RunState, used: Container[int] | None = None) -> Move:
         """What moves these rows, as `Update` has it."""
@@ -71,8 +71,8 @@ class NativeUpdate:
             parameters.data_ptr(),
             pointers,
             None if accumulated is None else accumulated.data_ptr(),
-            n_matrices=len(self.matrices),
-            matrices=self.matrices.ctypes.data,
+            n_parts=len(self.parts),
+            parts=self.parts.ctypes.data,
         )
         address = ctypes.byref(given)
 

@@ -73,6 +73,8 @@ class Optimizer(NamedTuple):
         momentum: gives what `envs.orthogonal` makes the direction of where a parameter is a
             matrix, from the moments before this gradient (default: `direction` is that of all
             parameters).
+        vector_scale: what the direction of vectors is multiplied by where matrices have one of
+            their own (`envs.orthogonal.Kind`).
     """
 
     moments: tuple[str, ...]
@@ -80,6 +82,7 @@ class Optimizer(NamedTuple):
     direction: Callable[[Moments, Moments, UpdateContext], Direction]
     learning_rate_scale: float
     momentum: Callable[[Moments, UpdateContext], Tensor] | None = None
+    vector_scale: float = 1.0
 
 
 def _sgd_moments(before: Moments, context: UpdateContext) -> Moments:
@@ -135,6 +138,10 @@ def _lion_direction(before: Moments, after: Moments, context: UpdateContext) -> 
     return Direction(torch.sign(mean + context.one_minus_momentum * context.gradient))
 
 
+#: Of Muon's rate in units of Adam's.
+_MUON_SCALE = 3.0
+
+
 def _muon_momentum(before: Moments, context: UpdateContext) -> Tensor:
     mean = context.momentum * mean_gradient(before, context)
     return mean + context.one_minus_momentum * context.gradient
@@ -145,7 +152,8 @@ def _muon_momentum(before: Moments, context: UpdateContext) -> Tensor:
 #: algorithm 1, with the decay of arXiv 1711.05101; betas (momentum, 0.999)),
 #: `torch.optim.RMSprop` (alpha 0.99, not centred, without momentum), and Lion (arXiv
 #: 2302.06675, algorithm 2; betas (momentum, 0.99)); and `torch.optim.Muon` for matrices, beside
-#: that Adam for all else (Jordan et al. 2024, Nesterov's momentum, `match_rms_adamw`).
+#: that Adam for all else (Jordan et al. 2024, Nesterov's momentum, `match_rms_adamw`), with Muon's
+#: rate for tables of embeddings and a third of it, Adam's own, for vectors.
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Optimizer(("momentum_buffer",), _sgd_moments, _sgd_direction, 30.0),
     "adam": Optimizer(("exp_avg", "exp_avg_sq"), _adam_moments, _adam_direction, 1.0),
@@ -153,10 +161,15 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "nesterov": Optimizer(("momentum_buffer",), _sgd_moments, _nesterov_direction, 30.0),
     # Every parameter moves by the whole rate, where Adam's ratio is well below 1 on average.
     "lion": Optimizer(("lion_exp_avg",), _lion_moments, _lion_direction, 0.2),
-    # Entries move about as far as Adam's at 1, but a rate of 3 is as good as Adam's 1: measured in
-    # docs/experiments.md.
+    # Entries move about as far as Adam's at 1, but a rate of 3 is as good as Adam's 1; for vectors,
+    # which are Adam's, 1 stays better: both measured in docs/experiments.md.
     "muon": Optimizer(
-        ("exp_avg", "exp_avg_sq"), _adam_moments, _adam_direction, 3.0, _muon_momentum
+        ("exp_avg", "exp_avg_sq"),
+        _adam_moments,
+        _adam_direction,
+        _MUON_SCALE,
+        _muon_momentum,
+        vector_scale=1 / _MUON_SCALE,
     ),
 }
 

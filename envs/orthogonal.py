@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -18,13 +19,25 @@ ROOT_MEAN_SQUARE = 0.2
 SMALLEST_NORM = 1e-7
 
 
-class Matrix(NamedTuple):
-    """Where a matrix stands among the parameters of a run.
+class Kind(Enum):
+    """What a parameter is to Muon.
+
+    A matrix is moved as a whole. A table, the weight of an embedding, has rows that are each by
+    itself and rarely touched. All else is a vector: biases, gains, a row or column alone.
+    """
+
+    MATRIX = "matrix"
+    TABLE = "table"
+    VECTOR = "vector"
+
+
+class Part(NamedTuple):
+    """Where a matrix or a vector stands among the parameters of a run.
 
     Attributes:
         offset: of its first number.
-        rows: at least 2.
-        columns: at least 2; all axes but the first of a parameter that has more than two.
+        rows: 1 for a vector, at least 2 for a matrix.
+        columns: at least 1; all axes but the first of a matrix that has more than two.
     """
 
     offset: int
@@ -32,16 +45,14 @@ class Matrix(NamedTuple):
     columns: int
 
 
-def matrix_parameters(model: nn.Module, parameters: Iterable[Tensor] | None = None) -> list[Tensor]:
-    """The parameters that Muon orthogonalises: real ones of two axes and more but embeddings.
-
-    An embedding's rows are each by itself; a row or column alone is no matrix either.
+def parameter_kinds(model: nn.Module, parameters: Iterable[Tensor] | None = None) -> list[Kind]:
+    """What each of the parameters is.
 
     Args:
         model: says what is an embedding.
-        parameters: to choose among (default: the model's).
+        parameters: of which to say it (default: the model's).
     """
-    embeddings = {
+    tables = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, nn.Embedding | nn.EmbeddingBag)
@@ -49,11 +60,12 @@ def matrix_parameters(model: nn.Module, parameters: Iterable[Tensor] | None = No
         for parameter in module.parameters()
     }
     return [
-        parameter
+        Kind.TABLE
+        if id(parameter) in tables
+        else Kind.MATRIX
+        if parameter.is_floating_point() and min(_as_matrix(parameter.shape)) > 1
+        else Kind.VECTOR
         for parameter in (model.parameters() if parameters is None else parameters)
-        if id(parameter) not in embeddings
-        and parameter.is_floating_point()
-        and min(_as_matrix(parameter.shape)) > 1
     ]
 
 

@@ -64,10 +64,10 @@ double gather(float* gathered, const float* gradient, int64_t size, bool carried
 }
 
 // Moves a piece of a run and adds to the last six of its sums. The direction is that of the
-// optimizer, or what is given where there is something.
+// optimizer, or what is given where there is something, times the scale.
 template <int OPTIMIZER, bool GATHERED>
 void move(const Row& row, const Scalars& s, float factor, const float* own, int64_t offset,
-          int64_t size, double* sums, const float* given = nullptr) {
+          int64_t size, double* sums, const float* given = nullptr, float scale = 1) {
   const Vec rate = splat(row.scalars[LEARNING_RATE]), decay = splat(row.scalars[WEIGHT_DECAY]);
   float* parameters = row.parameters + offset;
   chunks(size, [&](int64_t start, int64_t end) {
@@ -80,7 +80,8 @@ void move(const Row& row, const Scalars& s, float factor, const float* own, int6
 #pragma GCC unroll 16
       for (int k = 0; k < N_MOMENTS; k++) before[k] = load(row.moments[k] + offset + i, n);
       Vec direction = Rule<OPTIMIZER>::direction(s, used, before, after);
-      if (Rule<OPTIMIZER>::ORTHOGONALISES && given) direction = load(given + i, n);
+      if (Rule<OPTIMIZER>::ORTHOGONALISES)
+        direction = given ? load(given + i, n) : scale * direction;
       const Vec change = -rate * (direction + decay * parameter);
       sum[0] += parameter * parameter;
       sum[1] += change * change;
@@ -99,7 +100,7 @@ void move(const Row& row, const Scalars& s, float factor, const float* own, int6
 // Moves a matrix of a run, as a whole.
 template <int OPTIMIZER, bool GATHERED>
 void move_matrix(const Row& row, const Scalars& s, float factor, const float* own,
-                 const Matrix& matrix, double* sums) {
+                 const Part& matrix, double* sums) {
   static thread_local std::vector<float> direction;
   const int64_t size = matrix.rows * matrix.columns, offset = matrix.offset;
   direction.resize(size);
@@ -147,17 +148,21 @@ void for_pieces(const Update& u, int64_t run, F f) {
 template <int OPTIMIZER, bool GATHERED>
 void move_row(const Update& u, int64_t run, const Row& row, float factor, double* sums) {
   const Scalars s(row.scalars);
-  const Matrix* matrix = u.matrices;
-  const Matrix* last = matrix + (Rule<OPTIMIZER>::ORTHOGONALISES ? u.n_matrices : 0);
+  const Part* part = u.parts;
+  const Part* last = part + (Rule<OPTIMIZER>::ORTHOGONALISES ? u.n_parts : 0);
   for_pieces(u, run, [&](const float* own, int64_t offset, int64_t size) {
     int64_t from = offset;
     const int64_t end = offset + size;
-    for (; matrix < last && matrix->offset < end; matrix++) {
-      move<OPTIMIZER, GATHERED>(row, s, factor, own + (from - offset), from,
-                                matrix->offset - from, sums);
-      move_matrix<OPTIMIZER, GATHERED>(row, s, factor, own + (matrix->offset - offset), *matrix,
-                                       sums);
-      from = matrix->offset + matrix->rows * matrix->columns;
+    for (; part < last && part->offset < end; part++) {
+      move<OPTIMIZER, GATHERED>(row, s, factor, own + (from - offset), from, part->offset - from,
+                                sums);
+      const float* of_part = own + (part->offset - offset);
+      if (part->rows > 1)
+        move_matrix<OPTIMIZER, GATHERED>(row, s, factor, of_part, *part, sums);
+      else
+        move<OPTIMIZER, GATHERED>(row, s, factor, of_part, part->offset, part->columns, sums,
+                                  nullptr, Rule<OPTIMIZER>::VECTOR_SCALE);
+      from = part->offset + part->rows * part->columns;
     }
     move<OPTIMIZER, GATHERED>(row, s, factor, own + (from - offset), from, end - from, sums);
   });

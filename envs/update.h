@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-// Where a matrix stands among a run's parameters.
-struct Matrix {
+// Where a matrix stands among a run's parameters, or a vector, which has one row.
+struct Part {
   int64_t offset, rows, columns;
 };
 
@@ -20,6 +20,6 @@ struct Update {
   float* accumulated;               // null if every micro-batch makes an update
   const float* scalars;             // (n_rows, N_SCALARS)
   double* sums;                     // (N_SUMS, n_rows)
-  int64_t n_matrices;
-  const Matrix* matrices;           // in the order of their offsets, each within one piece
+  int64_t n_parts;
+  const Part* parts;                // in the order of their offsets, each within one piece
 };

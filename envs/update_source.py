@@ -103,6 +103,7 @@ def _rule(index: int, rule: Optimizer, names: Sequence[str], optimizers: Sequenc
         [
             f"template <> struct Rule<{index}> {{  // {OPTIMIZER_NAMES[index]}",
             f"static constexpr bool ORTHOGONALISES = {'true' if of_matrices else 'false'};",
+            f"static constexpr float VECTOR_SCALE = {_literal(rule.vector_scale)};",
             f"static inline Vec direction({given}, Vec* after) {{",
             *lines,
             f"return {numerator}{divisor};\n  }}",

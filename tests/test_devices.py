@@ -1,4 +1,4 @@
-"""The engine on a device whose memory is not the CPU's, without having one.
+"""The engine and the pilot on a device whose memory is not the CPU's, without having one.
 
 Torch's "meta" device holds no numbers, but refuses as a graphics processor does to mix its
 tensors with others. What comes back to the CPU is ones.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pilot_training import Net, batches
 from torch import nn
+from torch.nn import functional
 
+from trainpilot import Pilot
 from trainpilot.envs.config import EnvConfig, GuardConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.family_engine import FamilyEngine
@@ -79,3 +82,25 @@ def test_runs_roll_back_where_they_are(elsewhere, monkeypatch):
     assert not runs.step(Hyperparameters.full(2)).interventions.rolled_back.any()
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.full(self.shape, torch.nan))
     assert runs.step(Hyperparameters.full(2)).interventions.rolled_back.all()
+
+
+@pytest.mark.parametrize("policy", ["default", "rate_only"])
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"ema_decay": 0.5}, {"snapshot": None}])
+def test_a_pilot_mixes_no_devices(policy, options, elsewhere):
+    model = Net().to(elsewhere)
+    optimizer = Pilot.load(policy).attach(model, 60, decisions=6, **options)
+    for inputs, targets in batches(60):
+        loss = functional.cross_entropy(model(inputs.to(elsewhere)), targets.to(elsewhere))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(loss=loss)
+    assert len(optimizer.decisions) == 6
+    kept = [
+        value
+        for name, state in optimizer.state_dict()["state"].items()
+        for values in state.values()
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor) and key != "step"
+    ]
+    assert kept
+    assert {value.device.type for value in kept} == {elsewhere}

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from trainpilot.envs.orthogonal import matrix_parameters, orthogonalised
+from trainpilot.envs.orthogonal import Kind, orthogonalised, parameter_kinds
 
 
 def some(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -78,6 +78,13 @@ class Everything(nn.Module):
 
 def test_matrices_are_weights_of_more_axes_than_one_but_no_embeddings():
     model = Everything()
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = [names[id(parameter)] for parameter in matrix_parameters(model)]
-    assert found == ["convolution.weight", "layer.weight"]
+    names = [name for name, _ in model.named_parameters()]
+    found = dict(zip(names, parameter_kinds(model), strict=True))
+    assert [name for name, kind in found.items() if kind is Kind.MATRIX] == [
+        "convolution.weight",
+        "layer.weight",
+    ]
+    assert [name for name, kind in found.items() if kind is Kind.TABLE] == [
+        "embedding.weight",
+        "bag.weight",
+    ]

@@ -30,7 +30,7 @@ def kept(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> set[str]:
     return {*optimizer.state[parameter]}
 
 
-MATRIX, OTHER = {"exp_avg"}, {"step", "exp_avg", "exp_avg_sq"}
+MATRIX, OTHER = {"scale", "exp_avg"}, {"scale", "step", "exp_avg", "exp_avg_sq"}
 
 
 def test_lazy_modules_have_their_shapes_by_the_first_step():
@@ -81,6 +81,22 @@ def test_a_parametrized_embedding_is_an_embedding():
     optimizer.step()
     (own,) = embedding.parameters()
     assert kept(optimizer, own) == OTHER
+
+
+def test_tables_move_by_the_rate_and_vectors_by_a_third_of_it():
+    """Adam's first step is as long as its rate, whatever the gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = Muon(model.parameters(), model, lr=0.3)
+    model(torch.arange(5)).pow(3).sum().backward()
+    optimizer.step()
+    table, _, bias = (
+        (parameter - old).abs().max().item()
+        for parameter, old in zip(model.parameters(), before, strict=True)
+    )
+    assert table == pytest.approx(0.3, rel=1e-3)
+    assert bias == pytest.approx(0.1, rel=1e-3)
 
 
 @pytest.mark.parametrize("choices", [["adamw"], ["adamw", "adam"]])

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from trainpilot.envs.optimizers import ADAM_BETA2, EPSILON
-from trainpilot.envs.orthogonal import matrix_parameters, orthogonalised
+from trainpilot.envs.optimizers import ADAM_BETA2, EPSILON, OPTIMIZERS
+from trainpilot.envs.orthogonal import Kind, orthogonalised, parameter_kinds
+
+#: What Adam's rate is multiplied by, for each kind of parameter that it moves.
+_SCALES = {
+    Kind.MATRIX: None,
+    Kind.TABLE: 1.0,
+    Kind.VECTOR: OPTIMIZERS["muon"].vector_scale,
+}
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 class Muon(torch.optim.Optimizer):
     """Moves matrices by their orthogonalised momentum, all other parameters as Adam does.
 
-    The same as the engine's "muon": `trainpilot.envs.orthogonal` says which parameters are matrices
-    and what their direction is.
+    Vectors, biases for one, move by a third of the rate, tables of embeddings by the whole. The
+    same as the engine's "muon": `trainpilot.envs.orthogonal` says what a parameter is and what
+    the direction of a matrix is.
 
     Args:
         params: parameters, or groups of them.
@@ -43,55 +59,52 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move all parameters that have a gradient."""
         for group in self.param_groups:
-            others, gradients = [], []
+            others = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                if self._is_matrix(parameter):
+                if self._kept(parameter)["scale"] is None:
                     self._step_matrix(parameter, parameter.grad, group["lr"], group["betas"][0])
                 else:
-                    others.append(parameter)
-                    gradients.append(parameter.grad)
-            self._step_others(others, gradients, group["lr"], group["betas"])
+                    others[self.state[parameter]["scale"]].append(parameter)
+            for scale, parameters in others.items():
+                self._step_others(parameters, group["lr"] * scale, group["betas"])
 
-    def _is_matrix(self, parameter: Tensor) -> bool:
-        state = self.state.get(parameter)
-        if state:
-            # What it has been moved as, it stays.
-            return "step" not in state
-        return bool(matrix_parameters(self._model, [parameter]))
+    def _kept(self, parameter: Tensor) -> dict[str, Any]:
+        """State of a parameter. What it is moved as at first, it stays."""
+        state: dict[str, Any] = self.state[parameter]
+        if not state:
+            (kind,) = parameter_kinds(self._model, [parameter])
+            # Of the rate of what Adam moves; a matrix has none.
+            state["scale"] = _SCALES[kind]
+            state["exp_avg"] = torch.zeros_like(parameter)
+            if kind is not Kind.MATRIX:
+                # Where torch has it, whatever the default device is.
+                state["step"] = torch.tensor(0.0, device="cpu")
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return state
 
     def _step_matrix(self, matrix: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state = self.state[matrix]
-        if not state:
-            state["exp_avg"] = torch.zeros_like(matrix)
         state["exp_avg"].lerp_(gradient, 1 - momentum)
         # One that only looks on need not know where it would go.
         if rate > 0:
             ahead = torch.lerp(gradient, state["exp_avg"], momentum)
             # A loop may call `step` within its autocast, which would multiply in half precision.
-            with torch.autocast(matrix.device.type, enabled=False):
+            with _without_autocast(matrix.device.type):
                 direction = orthogonalised(ahead.flatten(1))
             matrix.sub_(direction.view_as(matrix), alpha=rate)
 
     def _step_others(
         self,
         others: list[Tensor],
-        gradients: list[Tensor],
         rate: float,
         betas: tuple[float, float],
     ) -> None:
-        for parameter in others:
-            state = self.state[parameter]
-            if not state:
-                # Where torch has it, whatever the default device is.
-                state["step"] = torch.tensor(0.0, device="cpu")
-                state["exp_avg"] = torch.zeros_like(parameter)
-                state["exp_avg_sq"] = torch.zeros_like(parameter)
         kept = [self.state[parameter] for parameter in others]
         adam(
             others,
-            gradients,
+            [parameter.grad for parameter in others if parameter.grad is not None],
             [state["exp_avg"] for state in kept],
             [state["exp_avg_sq"] for state in kept],
             [],
