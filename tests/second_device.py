@@ -1,0 +1,157 @@
+"""A second device without a graphics processor, for a process of its own that has no other work.
+
+    python tests/second_device.py LIBRARY
+
+trains by pilots on the CPU and on the device that the library (second_device.cpp) brings, and
+prints what came of it, as JSON. Torch takes the device for this machine's accelerator from then on,
+and so do the libraries that look for one: no process that runs other tests may load it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from pilot_training import Net, batches
+from torch.nn import functional
+
+from trainpilot import Pilot
+from trainpilot.envs.config import BoundsConfig
+from trainpilot.envs.engine import Engine
+from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.inner_tasks.catalogue import load_task
+
+NAME = "second"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+    "average": {"ema_decay": 0.5},
+    "snapshot": {"snapshot": "cpu"},
+    "accumulation": {"batch_size": 2, "bounds": BoundsConfig(batch_size_high=4)},
+}
+POLICIES = ("default", "rate_only")
+N_STEPS, N_DECISIONS = 60, 6
+# No convolutions: torch wants kernels of the device itself for these.
+ENGINE_TASKS = ("digits_mlp", "docstrings_mlp", "surnames_gru")
+
+
+def enter(library: Path) -> None:
+    """Make the device known to torch."""
+    torch.utils.rename_privateuse1_backend(NAME)
+    torch.ops.load_library(str(library))
+    module = types.ModuleType(f"torch.{NAME}")
+    module.is_available = module.is_initialized = lambda: True
+    module._is_in_bad_fork = lambda: False
+    module.device_count = lambda: 1
+    module.current_device = lambda: 0
+    module._lazy_init = lambda: None
+    module.manual_seed_all = lambda seed: None
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    torch._register_device_module(NAME, module)
+
+
+def n_waits() -> int:
+    """How often this process has waited for the device."""
+    return int(torch.ops.second_device.n_waits())
+
+
+class Training:
+    """A model under a pilot, on a device."""
+
+    def __init__(self, device: str, policy: str, **options: Any) -> None:
+        torch.manual_seed(0)
+        self.device, self.waits = device, []
+        self.model = Net().to(device)
+        self.model.drop.p = 0.0
+        self.optimizer = Pilot.load(policy).attach(
+            self.model, N_STEPS, decisions=N_DECISIONS, **options
+        )
+
+    def train(self, stream: list) -> None:
+        """Steps, and how often each of them waits."""
+        for inputs, targets in stream:
+            here, there = inputs.to(self.device), targets.to(self.device)
+            loss = functional.cross_entropy(self.model(here), there)
+            self.optimizer.zero_grad()
+            loss.backward()
+            before = n_waits()
+            self.optimizer.step(loss=loss)
+            self.waits.append(n_waits() - before)
+
+    def outcome(self) -> dict[str, Any]:
+        """What two devices are compared by."""
+        names = ("learning_rate", "train_loss", "intervention")
+        return {
+            "decisions": [[record[name] for name in names] for record in self.optimizer.decisions],
+            "weights": [value.cpu().tolist() for value in self.model.state_dict().values()],
+        }
+
+
+def main() -> None:
+    """Train on both devices and print."""
+    enter(Path(sys.argv[1]))
+    stream = list(batches(N_STEPS))
+    found: dict[str, Any] = {}
+    for policy in POLICIES:
+        for name, options in OPTIONS.items():
+            found[f"{policy} {name}"] = both(policy, stream, options)
+        broken = [*stream[:15], (stream[15][0] * math.nan, stream[15][1]), *stream[16:]]
+        found[f"{policy} rolled back"] = both(policy, broken, {})
+        found[f"{policy} resumed"] = resumed(policy, stream)
+    for name in ENGINE_TASKS:
+        found[f"engine {name}"] = {device: engine_losses(name, device) for device in ("cpu", NAME)}
+    found["mixing is refused"] = mixing()
+    print(json.dumps(found))
+
+
+def both(policy: str, stream: list, options: dict[str, Any]) -> dict[str, Any]:
+    """The same training on both devices."""
+    found: dict[str, Any] = {}
+    for device in ("cpu", NAME):
+        training = Training(device, policy, **options)
+        training.train(stream)
+        found[device] = training.outcome()
+    found["waits"] = training.waits
+    return found
+
+
+def resumed(policy: str, stream: list) -> dict[str, Any]:
+    """A training on the device, and one that was saved after 25 steps and went on elsewhere."""
+    whole = Training(NAME, policy)
+    whole.train(stream[:25])
+    weights = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    state = whole.optimizer.state_dict()
+    other = Training(NAME, policy)
+    other.model.load_state_dict(weights)
+    other.optimizer.load_state_dict(state)
+    for training in (whole, other):
+        training.train(stream[25:])
+    return {"cpu": whole.outcome(), NAME: other.outcome(), "waits": whole.waits}
+
+
+def engine_losses(name: str, device: str) -> list[list[float]]:
+    """Train losses of two runs by plain operations of torch, by Muon."""
+    engine = Engine(load_task(name), 2, n_micro_batches=10, compiled=False, device=device)
+    engine.reset(range(2), range(2))
+    settings = Hyperparameters.full(2, optimizer="muon", gradient_clip=1.0, weight_decay=0.1)
+    losses: list[list[float]] = engine.advance(settings, 10).train_loss.tolist()
+    return losses
+
+
+def mixing() -> bool:
+    """Whether the device refuses what a graphics processor refuses."""
+    try:
+        torch.ones(3, device=NAME) + torch.ones(3)
+    except RuntimeError as error:
+        return "two devices" in str(error)
+    return False
+
+
+if __name__ == "__main__":
+    main()
