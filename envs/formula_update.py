@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainpilot.envs.compiling import TensorFunction, compile_checked
 from trainpilot.envs.flat_model import FlatModel
-from trainpilot.envs.matrix_directions import MatrixDirections
+from trainpilot.envs.matrix_directions import Changes, MatrixDirections
 from trainpilot.envs.optimizers import MEAN_GRADIENT, UpdateContext, moment_names, update
 from trainpilot.envs.schedule import STEP_SCALARS
 from trainpilot.envs.trainer import RunState
@@ -102,16 +102,16 @@ class FormulaUpdate:
     ) -> list[Tensor]:
         blocks = [self._blocks(part) for part in (state.parameters, *state.moments)]
         of_blocks = scalars.repeat_interleave(self._model.n_blocks, dim=0)
-        return [*blocks, *blocks, *moving, of_blocks, *self._matrices(state, moving, scalars, used)]
+        return [*blocks, *blocks, *moving, of_blocks, *self._changes(state, moving, scalars, used)]
 
-    def _matrices(
+    def _changes(
         self,
         state: RunState,
         moving: Sequence[Tensor],
         scalars: Tensor,
         used: Container[int] | None,
     ) -> list[Tensor]:
-        """Directions of matrices and where they are, by blocks; none where there are none."""
+        """`Changes` of the directions, by blocks; none where there are none."""
         if not self._matrix_directions:
             return []
         gradient, _, factor = moving
@@ -166,7 +166,7 @@ class FormulaUpdate:
         Args:
             tensors: parameters, then the moments, by blocks; the same again, to write to;
                 what `_settle_eagerly` gives but the last; `STEP_SCALARS` of each block; and where
-                an optimizer has directions of matrices, those and where they are.
+                an optimizer treats matrices as a whole, `Changes`.
 
         Returns:
             `UPDATE_SUMS` but the first, summed over each block, `(6, n_rows * n_blocks)`.
@@ -174,7 +174,7 @@ class FormulaUpdate:
         given = iter(tensors)
         parameters, *old = _take(given, 1 + len(self._moment_names))
         targets = _take(given, 1 + len(self._moment_names))
-        gradient, own, factor, scalars, *matrices = given
+        gradient, own, factor, scalars, *changes = given
         column = _columns(scalars)
         context = UpdateContext(
             gradient * factor,
@@ -182,9 +182,8 @@ class FormulaUpdate:
         )
         before = dict(zip(self._moment_names, old, strict=True))
         direction, after = update(before, context, column["optimizer"], self._optimizers)
-        if matrices:
-            of_matrices, is_matrix = matrices
-            direction = torch.where(is_matrix, of_matrices, direction)
+        if changes:
+            direction = Changes(*changes).of(direction)
         change = -column["learning_rate"] * (direction + column["weight_decay"] * parameters)
         values = [parameters + change, *(after[name] for name in self._moment_names)]
         applied = column["applied"] > 0

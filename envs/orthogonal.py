@@ -23,7 +23,8 @@ class Kind(Enum):
     """What a parameter is to Muon.
 
     A matrix is moved as a whole. A table, the weight of an embedding, has rows that are each by
-    itself and rarely touched. All else is a vector: biases, gains, a row or column alone.
+    itself and rarely touched. All else is a vector: biases, gains, what has one row or one column,
+    such as `(1, length, width)`, and numbers that are not real.
     """
 
     MATRIX = "matrix"
@@ -37,7 +38,7 @@ class Part(NamedTuple):
     Attributes:
         offset: of its first number.
         rows: 1 for a vector, at least 2 for a matrix.
-        columns: at least 1; all axes but the first of a matrix that has more than two.
+        columns: all axes but the first of a matrix that has more than two.
     """
 
     offset: int

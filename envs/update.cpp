@@ -64,7 +64,7 @@ double gather(float* gathered, const float* gradient, int64_t size, bool carried
 }
 
 // Moves a piece of a run and adds to the last six of its sums. The direction is that of the
-// optimizer, or what is given where there is something, times the scale.
+// optimizer times the scale, or what is given where there is something.
 template <int OPTIMIZER, bool GATHERED>
 void move(const Row& row, const Scalars& s, float factor, const float* own, int64_t offset,
           int64_t size, double* sums, const float* given = nullptr, float scale = 1) {

@@ -13,6 +13,8 @@ from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES
 from trainpilot.inner_tasks import TensorTask
 
+#: One for each optimizer of the menu.
+N_RUNS = 6
 OURS = "inner runs are trained by C++ of our own"
 
 
@@ -36,16 +38,16 @@ def assert_trains_as_torch_does(task: TensorTask, n_steps: int = 6) -> None:
     """Signals, evaluations and weights of the two trainers."""
     found = []
     for compiled in (False, None):
-        engine = Engine(task, 5, n_micro_batches=n_steps, compiled=compiled, max_batch_size=2)
+        engine = Engine(task, N_RUNS, n_micro_batches=n_steps, compiled=compiled, max_batch_size=2)
         assert (engine.report == OURS) == (compiled is None), engine.report
-        engine.reset(range(5), range(5))
+        engine.reset(range(N_RUNS), range(N_RUNS))
         hyperparameters = replace(
-            varied(5, weight_decay=0.1), batch_size=np.array([1, 2, 1, 1, 2]),
-            gradient_clip=np.array([0.1, 1e9, 1e9, 0.5, 1e9]),
+            varied(N_RUNS, weight_decay=0.1), batch_size=np.array([1, 2, 1, 1, 2, 1]),
+            gradient_clip=np.array([0.1, 1e9, 1e9, 0.5, 1e9, 1e9]),
         )  # fmt: skip
         signals = engine.advance(hyperparameters, n_steps)
         evaluations = [*engine.evaluate(), engine.evaluate_split(task.splits.train)]
-        found.append((signals, evaluations, [engine.state_dict(row) for row in range(5)]))
+        found.append((signals, evaluations, [engine.state_dict(row) for row in range(N_RUNS)]))
     (signals, evaluations, weights), (others, other_evaluations, other_weights) = found
     for name, one, other in zip(signals._fields, signals, others, strict=True):
         # Where an activation is all but zero, rounding decides whether ReLU lets it pass.

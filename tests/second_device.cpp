@@ -1,6 +1,7 @@
 // A second device for tests, "second", on any machine: its tensors are in the CPU's memory and every
 // operation on them is done by the CPU's kernels, but, as on a graphics processor, they do not mix
-// with the CPU's own, and it is counted how often somebody waits for what is in them.
+// with the CPU's own, and it is counted how often somebody waits for what is in them: copies to the
+// CPU, single numbers, and operations whose result or its shape depends on the numbers.
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -115,12 +116,14 @@ at::Tensor reshape_alias(const at::Tensor& self, c10::SymIntArrayRef size,
 // what is new becomes a tensor of the device.
 void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   const auto& schema = operation.schema();
-  // Indices may be the CPU's, as they may for CUDA.
-  const bool indexes = schema.name().find("index") != std::string::npos;
+  const bool depends = operation.hasTag(at::Tag::data_dependent_output) ||
+                       operation.hasTag(at::Tag::dynamic_output_shape);
+  bool by_numbers = false;  // indexed by the places alone
   std::vector<std::pair<at::Tensor, at::Tensor>> lent;  // on the CPU, and as given
-  const auto lend = [&](const at::Tensor& given) -> at::Tensor {
+  const auto lend = [&](const at::Tensor& given, bool is_index = false) -> at::Tensor {
     if (!given.defined()) return given;
-    TORCH_CHECK(!given.is_cpu() || given.dim() == 0 || indexes, schema.name(),
+    // Indices may be the CPU's, as they may for CUDA.
+    TORCH_CHECK(!given.is_cpu() || given.dim() == 0 || is_index, schema.name(),
                 " was given tensors on two devices, second and cpu");
     // What has no numbers yet may be there to be filled, and grow.
     const bool grows = !given.is_cpu() && given.numel() == 0;
@@ -145,12 +148,16 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
     } else if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> list;
       for (std::optional<at::Tensor> each : value.toOptionalTensorList())
-        list.push_back(each ? std::optional<at::Tensor>(lend(*each)) : each);
+        list.push_back(each ? std::optional<at::Tensor>(lend(*each, true)) : each);
+      by_numbers = std::all_of(list.begin(), list.end(), [](std::optional<at::Tensor> each) {
+        return !each || !each->defined() || each->scalar_type() == at::kLong;
+      });
       value = c10::IValue(list);
     } else if (value.isDevice()) {
       value = c10::IValue(c10::Device(at::kCPU));
     }
   }
+  if (depends && !by_numbers) n_waits++;
   operation.callBoxed(stack);
   for (const auto& [own, given] : lent) {
     if (given.is_cpu() || own.sizes() == given.sizes()) continue;

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from trainpilot import Pilot
 from trainpilot.envs.config import BoundsConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.inner_tasks.catalogue import load_task
 
 NAME = "second"
@@ -107,6 +109,7 @@ def main() -> None:
     for name in ENGINE_TASKS:
         found[f"engine {name}"] = {device: engine_losses(name, device) for device in ("cpu", NAME)}
     found["mixing is refused"] = mixing()
+    found["waits are counted"] = [waited(each) for each in WAITS]
     print(json.dumps(found))
 
 
@@ -136,21 +139,49 @@ def resumed(policy: str, stream: list) -> dict[str, Any]:
 
 
 def engine_losses(name: str, device: str) -> list[list[float]]:
-    """Train losses of two runs by plain operations of torch, by Muon."""
-    engine = Engine(load_task(name), 2, n_micro_batches=10, compiled=False, device=device)
-    engine.reset(range(2), range(2))
-    settings = Hyperparameters.full(2, optimizer="muon", gradient_clip=1.0, weight_decay=0.1)
+    """Train losses of three runs by plain operations of torch, by Muon, Adam and Muon."""
+    engine = Engine(load_task(name), 3, n_micro_batches=10, compiled=False, device=device)
+    engine.reset(range(3), range(3))
+    settings = Hyperparameters.full(3, optimizer="muon", gradient_clip=1.0, weight_decay=0.1)
+    settings.optimizer[1] = optimizer_index("adam")
     losses: list[list[float]] = engine.advance(settings, 10).train_loss.tolist()
     return losses
 
 
+#: What waits for a graphics processor, and how often.
+WAITS = {
+    lambda x: x.cpu(): 1,
+    lambda x: x[0].item(): 1,
+    lambda x: x.nonzero(): 1,
+    lambda x: x[x > 2]: 1,
+    lambda x: torch.equal(x, x): 1,
+    lambda x: x + 1: 0,
+    lambda x: x[torch.tensor([0, 1])]: 0,
+}
+
+
+def waited(what: Callable[[torch.Tensor], Any]) -> int:
+    """How often it waits."""
+    numbers = torch.arange(4.0).to(NAME)
+    before = n_waits()
+    what(numbers)
+    return n_waits() - before
+
+
 def mixing() -> bool:
     """Whether the device refuses what a graphics processor refuses."""
-    try:
-        torch.ones(3, device=NAME) + torch.ones(3)
-    except RuntimeError as error:
-        return "two devices" in str(error)
-    return False
+    there, index = torch.ones(3, device=NAME), torch.tensor([1])
+    refused = 0
+    for mix in (
+        lambda: there + torch.ones(3),
+        lambda: there.index_put_((index,), torch.ones(1)),
+        lambda: there.index_select(0, index),
+    ):
+        try:
+            mix()
+        except RuntimeError as error:
+            refused += "two devices" in str(error)
+    return refused == 3 and (there[index] + torch.tensor(1.0)).cpu().tolist() == [2.0]
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from trainpilot.envs.flat_model import FlatModel
 from trainpilot.envs.formula_update import FormulaUpdate
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.native_update import native_update
-from trainpilot.envs.optimizers import OPTIMIZER_NAMES, moment_names
+from trainpilot.envs.optimizers import OPTIMIZER_NAMES, OPTIMIZERS, moment_names
 from trainpilot.envs.schedule import Schedule
 from trainpilot.envs.trainer import RunState
+from trainpilot.inner_tasks import TensorTask
 
 N_UPDATES = 200
 EVERY = range(len(OPTIMIZER_NAMES))
@@ -50,6 +51,70 @@ class TwoRuns:
     @property
     def parameters(self) -> Tensor:
         return self.state.parameters[:, : self._model.n_params]
+
+
+class Tied(nn.Module):
+    """A table that is a matrix too, beside a number by itself, an empty vector and a single row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 4)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.nothing = nn.Parameter(torch.zeros(0))
+        self.row = nn.Linear(4, 1, bias=False)
+        self.layer = nn.Linear(4, 5)
+        self.layer.weight = self.table.weight
+
+
+MODELS = {
+    "tables alone": lambda: nn.Embedding(7, 3),
+    "vectors alone": lambda: nn.LayerNorm(5),
+    "a matrix alone": lambda: nn.Linear(6, 4, bias=False),
+    "a table between": lambda: nn.Sequential(nn.Linear(4, 4), nn.Embedding(5, 4), nn.Linear(4, 3)),
+    "tied": Tied,
+}
+
+
+def flat(make_model) -> FlatModel:
+    """Of a model that is never called."""
+    nothing = torch.zeros(40, 1)
+    return FlatModel(
+        TensorTask("flat", model=make_model, inputs=nothing, targets=nothing, micro_batch_size=1)
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_matrices_tables_and_vectors_are_to_both_updates_the_same(name):
+    model = flat(MODELS[name])
+    gradients = some_gradients(20, 2, model.n_params).flatten(0, 1)
+    settings = Hyperparameters.full(
+        2, optimizer="muon", learning_rate=0.01, weight_decay=0.1, gradient_clip=2.0, batch_size=2
+    )
+    results = []
+    for update in (FormulaUpdate(model, EVERY), native_update(EVERY, model, torch.device("cpu"))):
+        runs = TwoRuns(model, settings, len(gradients))
+        move = update.on(runs.state)
+        sums = [move(*runs.given(step, each)) for step, each in enumerate(gradients)]
+        results.append([runs.parameters, *runs.state.moments, torch.stack(sums)])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+    assert not runs.parameters[0].equal(runs.start)
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_vectors_move_by_their_share_of_the_rate_and_tables_by_all_of_it(
+    scale, native, monkeypatch
+):
+    """Adam's first step is as long as its rate."""
+    monkeypatch.setitem(OPTIMIZERS, "muon", OPTIMIZERS["muon"]._replace(vector_scale=scale))
+    model = flat(lambda: nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4)))
+    runs = TwoRuns(model, Hyperparameters.full(2, optimizer="muon", learning_rate=0.01), 1)
+    by_formula, cpu = FormulaUpdate(model, EVERY), torch.device("cpu")
+    update = native_update(EVERY, model, cpu) if native else by_formula
+    update.on(runs.state)(*runs.given(0, torch.ones(model.n_params)))
+    moved = (runs.start - runs.parameters[0]).split(model.sizes)
+    for part, expected in zip(moved, (0.01, 0.01 * scale, 0.01 * scale), strict=True):
+        torch.testing.assert_close(part, torch.full_like(part, expected), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

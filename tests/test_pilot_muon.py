@@ -30,7 +30,7 @@ def kept(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> set[str]:
     return {*optimizer.state[parameter]}
 
 
-MATRIX, OTHER = {"scale", "exp_avg"}, {"scale", "step", "exp_avg", "exp_avg_sq"}
+MATRIX, OTHER = {"kind", "exp_avg"}, {"kind", "step", "exp_avg", "exp_avg_sq"}
 
 
 def test_lazy_modules_have_their_shapes_by_the_first_step():

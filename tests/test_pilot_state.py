@@ -281,7 +281,7 @@ def test_the_state_of_another_version_is_refused():
     _, optimizer, _ = trained()
     state = optimizer.state_dict()
     del state["pilot"]["format"]
-    with pytest.raises(TrainpilotError, match="states of format 3; given: one of format 1"):
+    with pytest.raises(TrainpilotError, match="states of format 4; given: one of format 1"):
         optimizer.load_state_dict(state)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from second_device import ENGINE_TASKS, N_DECISIONS, N_STEPS, NAME, OPTIONS, POLICIES
+from second_device import ENGINE_TASKS, N_DECISIONS, N_STEPS, NAME, OPTIONS, POLICIES, WAITS
 from torch.utils.cpp_extension import include_paths, library_paths
 
 HERE = Path(__file__).parent
@@ -50,17 +50,18 @@ def train(library: Path) -> str:
         command += [f"-L{path}", f"-Wl,-rpath,{path}"]
     subprocess.run([*command, "-ltorch_cpu", "-lc10"], check=True)
     script = [sys.executable, str(HERE / "second_device.py"), str(library)]
-    return subprocess.run(script, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def test_the_device_does_not_mix_with_the_cpu(found):
+def test_the_device_does_not_mix_with_the_cpu_and_counts_who_waits_for_it(found):
     assert found["mixing is refused"]
+    assert found["waits are counted"] == [*WAITS.values()]
 
 
 @pytest.mark.parametrize("name", [*TRAININGS, *(f"{policy} resumed" for policy in POLICIES)])
 def test_a_pilot_trains_there_as_on_the_cpu_to_the_last_bit(name, found):
     """The kernels are the CPU's."""
-    assert found[name][NAME] == found[name]["cpu"]
+    np.testing.assert_equal(found[name][NAME], found[name]["cpu"])
     assert len(found[name][NAME]["decisions"]) == N_DECISIONS
     rolled_back = [record[2] for record in found[name][NAME]["decisions"]]
     assert any("rolled back" in (each or "") for each in rolled_back) == ("rolled" in name)

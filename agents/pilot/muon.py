@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,12 +13,8 @@ from torch.optim.adam import adam
 from trainpilot.envs.optimizers import ADAM_BETA2, EPSILON, OPTIMIZERS
 from trainpilot.envs.orthogonal import Kind, orthogonalised, parameter_kinds
 
-#: What Adam's rate is multiplied by, for each kind of parameter that it moves.
-_SCALES = {
-    Kind.MATRIX: None,
-    Kind.TABLE: 1.0,
-    Kind.VECTOR: OPTIMIZERS["muon"].vector_scale,
-}
+#: What the rate is multiplied by, for each kind of parameter that Adam moves.
+_SCALES = {Kind.TABLE: 1.0, Kind.VECTOR: OPTIMIZERS["muon"].vector_scale}
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
@@ -59,30 +54,31 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move all parameters that have a gradient."""
         for group in self.param_groups:
-            others = defaultdict(list)
+            others: dict[Kind, list[Tensor]] = {kind: [] for kind in _SCALES}
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                if self._kept(parameter)["scale"] is None:
+                kind = self._kind(parameter)
+                if kind is Kind.MATRIX:
                     self._step_matrix(parameter, parameter.grad, group["lr"], group["betas"][0])
                 else:
-                    others[self.state[parameter]["scale"]].append(parameter)
-            for scale, parameters in others.items():
-                self._step_others(parameters, group["lr"] * scale, group["betas"])
+                    others[kind].append(parameter)
+            for kind, parameters in others.items():
+                self._step_others(parameters, group["lr"] * _SCALES[kind], group["betas"])
 
-    def _kept(self, parameter: Tensor) -> dict[str, Any]:
-        """State of a parameter. What it is moved as at first, it stays."""
-        state: dict[str, Any] = self.state[parameter]
+    def _kind(self, parameter: Tensor) -> Kind:
+        """What a parameter is; what it is moved as at first, it stays."""
+        state = self.state[parameter]
         if not state:
             (kind,) = parameter_kinds(self._model, [parameter])
-            # Of the rate of what Adam moves; a matrix has none.
-            state["scale"] = _SCALES[kind]
+            # Plain text, which checkpoints load without unpickling.
+            state["kind"] = kind.value
             state["exp_avg"] = torch.zeros_like(parameter)
             if kind is not Kind.MATRIX:
                 # Where torch has it, whatever the default device is.
                 state["step"] = torch.tensor(0.0, device="cpu")
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-        return state
+        return Kind(state["kind"])
 
     def _step_matrix(self, matrix: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state = self.state[matrix]
@@ -96,10 +92,7 @@ class Muon(torch.optim.Optimizer):
             matrix.sub_(direction.view_as(matrix), alpha=rate)
 
     def _step_others(
-        self,
-        others: list[Tensor],
-        rate: float,
-        betas: tuple[float, float],
+        self, others: list[Tensor], rate: float, betas: tuple[float, float]
     ) -> None:
         kept = [self.state[parameter] for parameter in others]
         adam(

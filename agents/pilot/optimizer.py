@@ -335,7 +335,7 @@ class PilotOptimizer(DecidingOptimizer):
 
 
 #: Of what `state_dict` gives.
-_FORMAT = 3
+_FORMAT = 4
 
 #: Of a training that has begun.
 _STARTED = (
