@@ -91,9 +91,7 @@ class Muon(torch.optim.Optimizer):
                 direction = orthogonalised(ahead.flatten(1))
             matrix.sub_(direction.view_as(matrix), alpha=rate)
 
-    def _step_others(
-        self, others: list[Tensor], rate: float, betas: tuple[float, float]
-    ) -> None:
+    def _step_others(self, others: list[Tensor], rate: float, betas: tuple[float, float]) -> None:
         kept = [self.state[parameter] for parameter in others]
         adam(
             others,
