@@ -23,6 +23,11 @@ class UntranslatableError(Exception):
     """Something is not of the kind that C++ of our own knows; the message says what."""
 
 
+def find_compiler() -> str | None:
+    """The C++ compiler of this machine: `CXX`, `c++` or `g++`; None without one."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++"))), None)
+
+
 @functools.cache
 def load(name: str, preamble: str = "") -> ctypes.CDLL | None:
     """The library made from the C++ file of that name in this folder.
@@ -35,7 +40,7 @@ def load(name: str, preamble: str = "") -> ctypes.CDLL | None:
         The library, or None without a C++ compiler. Where the compiler fails it is None too, with
         a warning.
     """
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++"))), None)
+    compiler = find_compiler()
     if compiler is None:
         return None
     source = Path(__file__).with_name(name)

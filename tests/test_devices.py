@@ -97,7 +97,7 @@ def test_a_pilot_mixes_no_devices(policy, options, elsewhere):
     assert len(optimizer.decisions) == 6
     kept = [
         value
-        for name, state in optimizer.state_dict()["state"].items()
+        for state in optimizer.state_dict()["state"].values()
         for values in state.values()
         for key, value in values.items()
         if isinstance(value, torch.Tensor) and key != "step"

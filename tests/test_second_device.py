@@ -7,8 +7,6 @@ graphics processor does besides, kernels and precisions of its own, is in test_c
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +18,10 @@ from filelock import FileLock
 from second_device import ENGINE_TASKS, N_DECISIONS, N_STEPS, NAME, OPTIONS, POLICIES, WAITS
 from torch.utils.cpp_extension import include_paths, library_paths
 
+from trainpilot.envs.native_code import find_compiler
+
 HERE = Path(__file__).parent
-COMPILER = next(filter(None, map(shutil.which, (os.environ.get("CXX", "c++"), "g++"))), None)
+COMPILER = find_compiler()
 TRAININGS = [f"{policy} {name}" for policy in POLICIES for name in (*OPTIONS, "rolled back")]
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
