@@ -52,12 +52,14 @@ class Head(NamedTuple):
             none.
         schedule: of `SCHEDULES`, along which the learning rate falls unless a factor says
             otherwise; None for none.
+        floor: to which a factor may lower the momentum; 0 for none.
     """
 
     name: str
     choices: tuple[float, ...] | tuple[str, ...]
     ceiling: float = np.inf
     schedule: str | None = None
+    floor: float = 0.0
 
     @property
     def keep_place(self) -> int | None:
@@ -108,15 +110,19 @@ class ActionSpec:
     def __init__(self, config: ActionConfig) -> None:
         offered: dict[str, list[Any]] = {name: getattr(config, name) for name in FACTOR_HEADS}
         offered |= {"ema_decay": config.ema_decay, "optimizer": config.optimizers}
+        ceiling = config.learning_rate_ceiling
+        limits: dict[str, dict[str, Any]] = {
+            "learning_rate": {
+                "ceiling": np.inf if ceiling is None else float(ceiling),
+                "schedule": config.learning_rate_schedule,
+            },
+            "momentum": {"floor": float(config.momentum_floor)},
+        }
         self.heads = tuple(
-            Head(name, tuple(offered[name])) for name in HYPERPARAMETER_NAMES if offered[name]
+            Head(name, tuple(offered[name]), **limits.get(name, {}))
+            for name in HYPERPARAMETER_NAMES
+            if offered[name]
         )
-        if config.learning_rate:
-            ceiling, schedule = config.learning_rate_ceiling, config.learning_rate_schedule
-            rate = self.heads[0]._replace(
-                ceiling=np.inf if ceiling is None else float(ceiling), schedule=schedule
-            )
-            self.heads = (rate, *self.heads[1:])
         self.continuous = config.continuous
         self.space: spaces.Space[Action] = self._space()
 
@@ -165,6 +171,9 @@ class ActionSpec:
             before, after = after, _CHANGES[head.name](after, wanted)
             if head.name == "learning_rate":
                 after = _not_raised_above(head.ceiling, before, after)
+            if head.name == "momentum":
+                least = np.minimum(before.momentum, head.floor)
+                after = replace(after, momentum=np.maximum(after.momentum, least))
             if head.schedule is not None:
                 after = _scaled(after, stage.now)
         return after
@@ -189,6 +198,7 @@ class ActionSpec:
             {"name": head.name, "choices": list(head.choices)}
             | ({} if np.isinf(head.ceiling) else {"ceiling": head.ceiling})
             | ({} if head.schedule is None else {"schedule": head.schedule})
+            | ({} if head.floor == 0 else {"floor": head.floor})
             for head in self.heads
         ]
 
@@ -197,8 +207,8 @@ class ActionSpec:
         """The spec that `to_json` gave.
 
         Raises:
-            TrainpilotError: if a head is unknown, in another order, or has a ceiling or a schedule
-                that is none.
+            TrainpilotError: if a head is unknown, in another order, or has a ceiling, a schedule
+                or a floor that is none.
         """
         given = {str(head["name"]): list(head["choices"]) for head in heads}
         for name in given:
@@ -229,6 +239,14 @@ class ActionSpec:
                     f"{head['schedule']!r}, of {head['name']}",
                 )
                 config.learning_rate_schedule = head["schedule"]
+            if "floor" in head:
+                floor = head["floor"]
+                require(
+                    head["name"] == "momentum" and type(floor) in (int, float) and 0 < floor < 1,
+                    "an action's floor must be a number between 0 and 1, of the momentum",
+                    f"{floor!r}, of {head['name']}",
+                )
+                config.momentum_floor = floor
         require(
             all(type(decay) in (int, float) and 0 <= decay < 1 for decay in config.ema_decay),
             "an action's ema_decay must hold decays in [0, 1)",

@@ -86,6 +86,8 @@ class ActionConfig:
         learning_rate_schedule: along which the learning rate falls over a run whose budget is
             observed, unless a factor says otherwise: "cosine" (half of one, to 0), or null for
             none. The ceiling falls with it. Part of the action, as the ceiling is.
+        momentum_floor: to which a factor may lower the momentum, in [0, 1); one that is below it
+            already may rise or stay. Part of the action, as the ceiling is.
     """
 
     learning_rate: list[float] = field(default_factory=lambda: [0.35, 0.7, 1.0, 1.4, 2.8])
@@ -98,6 +100,7 @@ class ActionConfig:
     continuous: bool = False
     learning_rate_ceiling: float | None = None
     learning_rate_schedule: str | None = None
+    momentum_floor: float = 0.0
 
 
 @dataclass
@@ -366,6 +369,13 @@ def _validate_actions(actions: ActionConfig) -> None:
     require(
         schedule is None or bool(actions.learning_rate),
         "env.actions.learning_rate_schedule needs factors in env.actions.learning_rate",
+        "none",
+    )
+    floor = actions.momentum_floor
+    require(0 <= floor < 1, "env.actions.momentum_floor must lie in [0, 1)", floor)
+    require(
+        floor == 0 or bool(actions.momentum),
+        "env.actions.momentum_floor needs factors in env.actions.momentum",
         "none",
     )
     for name in actions.optimizers:

@@ -64,6 +64,47 @@ def test_a_ceiling_holds_what_is_raised_and_lowers_nothing():
     np.testing.assert_allclose(after.learning_rate, 0.01, rtol=1e-12)
 
 
+def test_a_floor_holds_a_momentum_that_is_lowered_and_raises_nothing():
+    config = ActionConfig(momentum=[0.5, 1.0, 2.0, 20.0], momentum_floor=0.8)
+    spec, size = ActionSpec(replace(config, learning_rate=[], optimizers=[])), (6, 1)
+    start = Hyperparameters.full(6)
+    start.momentum[:] = [0.9, 0.9, 0.9, 0.95, 0.5, 0.5]
+    after = spec.apply(start, np.array([2, 3, 0, 2, 2, 0]).reshape(size))
+    np.testing.assert_allclose(after.momentum, [0.8, 0.8, 0.95, 0.9, 0.5, 0.75], rtol=1e-12)
+    # One factor alone: from anywhere above, every run comes down to the floor.
+    spec = ActionSpec(replace(config, momentum=[2.0]))
+    now = Hyperparameters.full(1, momentum=0.99)
+    for expected in (0.98, 0.96, 0.92, 0.84, 0.8, 0.8):
+        now = spec.apply(now, np.array([[2, 0, 1]]))
+        np.testing.assert_allclose(now.momentum, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.0])
+def test_a_floor_that_is_no_momentum_is_refused(floor):
+    config = EnvConfig(actions=ActionConfig(momentum=[2.0], momentum_floor=floor))
+    with pytest.raises(TrainpilotError, match=r"momentum_floor must lie in \[0, 1\); given"):
+        config.validate()
+
+
+def test_a_floor_needs_factors_of_the_momentum():
+    config = EnvConfig(actions=ActionConfig(momentum_floor=0.8))
+    with pytest.raises(TrainpilotError, match="momentum_floor needs factors"):
+        config.validate()
+
+
+@pytest.mark.parametrize("floor", [0, 1.0, -0.5, float("nan"), True, "0.8", None, [0.8]])
+def test_a_floor_in_json_that_is_none_is_refused(floor):
+    heads = [{"name": "momentum", "choices": [2.0], "floor": floor}]
+    with pytest.raises(TrainpilotError, match="floor must be a number between 0 and 1, of the mom"):
+        ActionSpec.from_json(heads)
+
+
+def test_only_the_momentum_has_a_floor():
+    heads = [{"name": "learning_rate", "choices": [1.0, 2.0], "floor": 0.1}]
+    with pytest.raises(TrainpilotError, match=r"of the momentum; given: 0.1, of learning_rate"):
+        ActionSpec.from_json(heads)
+
+
 @pytest.mark.parametrize("ceiling", [0.0, -1.0])
 def test_a_ceiling_that_is_no_rate_is_refused(ceiling):
     config = EnvConfig(actions=ActionConfig(learning_rate_ceiling=ceiling))
@@ -315,6 +356,7 @@ def test_json_round_trip():
                 FULL,
                 learning_rate_ceiling=ceiling,
                 learning_rate_schedule=schedule,
+                momentum_floor=0.5,
                 ema_decay=[0.3],
             )
         )
