@@ -86,6 +86,7 @@ POLICY := 'env.actions.learning_rate=[0.3,0.7,1.0,1.4,3.0,10.0]' agent.total_dec
 policy: $(VENV)/.installed
 	$(BIN)/trainpilot train $(POLICY) 'env.actions.optimizers=[muon]' \
 	  env.actions.learning_rate_ceiling=0.04 'env.actions.ema_decay=[0.25]' \
+	  'env.actions.momentum=[2.0]' env.actions.momentum_floor=0.8 \
 	  agent.normalise_observations=false \
 	  '~suite.tasks.diabetes_mlp' '~suite.tasks.breast_cancer_mlp' '~suite.tasks.wine_mlp' \
 	  hydra.run.dir=outputs/policy
