@@ -9,7 +9,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from trainpilot.envs.config import EnvConfig, check_finite
+from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.limits import check_finite
 from trainpilot.inner_tasks.errors import require
 
 

@@ -33,9 +33,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from trainpilot.agents.files import read_json, write_json
 from trainpilot.agents.references import write_references
-from trainpilot.envs.config import EnvConfig, GuardConfig
+from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.family_references import FamilyReferences
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.reference import measure_reference
 from trainpilot.envs.task_reference import TaskReference

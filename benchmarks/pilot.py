@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from trainpilot import Pilot
 from trainpilot.agents.pilot.optimizer import PilotOptimizer
-from trainpilot.envs.config import BoundsConfig
+from trainpilot.envs.limits import BoundsConfig
 
 RESULTS = Path(__file__).parent / "results" / "pilot.json"
 

@@ -11,13 +11,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from trainpilot.envs.config import FACTOR_HEADS, ActionConfig, BoundsConfig
+from trainpilot.envs.config import ActionConfig
 from trainpilot.envs.hyperparameters import (
+    FACTOR_HEADS,
     HYPERPARAMETER_NAMES,
     FloatArray,
     Hyperparameters,
     IntArray,
 )
+from trainpilot.envs.limits import BoundsConfig
 from trainpilot.envs.optimizers import KEEP, LEARNING_RATE_SCALES, optimizer_index
 from trainpilot.envs.stage import NOTHING_FALLS, SCHEDULES, Stage
 from trainpilot.inner_tasks.errors import TrainpilotError, require

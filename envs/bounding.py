@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainpilot.envs.actions import clamp, clamp_rates
-from trainpilot.envs.config import BoundsConfig
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
+from trainpilot.envs.limits import BoundsConfig
 from trainpilot.inner_tasks.errors import require
 
 

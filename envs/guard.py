@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainpilot.envs.config import GuardConfig
 from trainpilot.envs.hyperparameters import FloatArray, IntArray
 from trainpilot.envs.interventions import Reason
 from trainpilot.envs.levels import START_LEVEL
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.envs.signals import Signals
 
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES, optimizer_index
 
+#: Hyperparameters that a policy changes by factors.
+FACTOR_HEADS = ("learning_rate", "weight_decay", "momentum", "gradient_clip", "batch_size")
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 

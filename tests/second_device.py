@@ -22,9 +22,9 @@ from pilot_training import Net, batches
 from torch.nn import functional
 
 from trainpilot import Pilot
-from trainpilot.envs.config import BoundsConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.limits import BoundsConfig
 from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.inner_tasks.catalogue import load_task
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainpilot.envs.actions import ActionSpec, Head, clamp, relative_learning_rate
-from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.limits import BoundsConfig
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES, optimizer_index
 from trainpilot.envs.stage import Stage
 from trainpilot.inner_tasks import TrainpilotError

@@ -23,9 +23,10 @@ from trainpilot.agents.evaluation.optimized_runs import OptimizedRuns
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.records import write_decisions
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import EnvConfig, GuardConfig
+from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.data_order import data_order
 from trainpilot.envs.engine import Engine
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.inner_tasks.building import build
 from trainpilot.inner_tasks.errors import TrainpilotError
 

@@ -14,10 +14,11 @@ from torch import nn
 from trainpilot.agents.evaluation.policy_ablations import OpenLoop, average_schedule
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig, StartConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.envs.single import InnerTrainingEnv
 from trainpilot.inner_tasks import TensorTask, families
 

@@ -9,11 +9,12 @@ import pytest
 
 from trainpilot.agents.controller import Decision, join_factors
 from trainpilot.envs.bounding import bound
-from trainpilot.envs.config import BoundsConfig, EnvConfig
+from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.family_engine import FamilyEngine
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.limits import BoundsConfig
 from trainpilot.inner_tasks import TrainpilotError, families
 
 SGD = Hyperparameters.full(2, optimizer="sgd", learning_rate=0.1, momentum=0)

@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional
 
 from trainpilot import Pilot
-from trainpilot.envs.config import EnvConfig, GuardConfig
+from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.engine import Engine
 from trainpilot.envs.family_engine import FamilyEngine
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.inner_tasks import TensorTask
 from trainpilot.inner_tasks.catalogue import load_task
 from trainpilot.inner_tasks.family import TaskFamily

@@ -16,15 +16,14 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 import trainpilot
 from trainpilot.envs.config import (
     ActionConfig,
-    BoundsConfig,
     EnvConfig,
-    GuardConfig,
     ObservationConfig,
     RewardConfig,
     StartConfig,
 )
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
+from trainpilot.envs.limits import BoundsConfig, GuardConfig
 from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.task_reference import TaskReference
 from trainpilot.envs.vector import InnerTrainingVecEnv

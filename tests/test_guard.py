@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainpilot.envs.config import GuardConfig
 from trainpilot.envs.guard import Guard
 from trainpilot.envs.interventions import Interventions, Reason
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.envs.signals import Signals
 
 N_STEPS = 3

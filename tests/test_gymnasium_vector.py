@@ -8,7 +8,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import trainpilot
-from trainpilot.envs.config import EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.config import EnvConfig, StartConfig
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.inner_tasks import TrainpilotError
 
 CONFIG = EnvConfig(

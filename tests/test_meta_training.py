@@ -25,8 +25,9 @@ from trainpilot.agents.meta_training import (
 )
 from trainpilot.agents.policy_file import load_policy, read_metadata, save_policy
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig, StartConfig
 from trainpilot.envs.interventions import Reason
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.inner_tasks import TrainpilotError, families
 
 

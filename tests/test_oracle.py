@@ -10,7 +10,8 @@ from trainpilot.agents.evaluation.oracle import Oracle
 from trainpilot.agents.evaluation.results import results
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import EnvConfig, GuardConfig
+from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.inner_tasks.errors import TrainpilotError
 
 CONFIG = EnvConfig(decisions=5, micro_batches_per_decision=4)

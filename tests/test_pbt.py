@@ -13,8 +13,9 @@ from trainpilot.agents.evaluation.population import FACTORS, Populations
 from trainpilot.agents.evaluation.replay import Replay
 from trainpilot.agents.evaluation.search_space import SearchSpace
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import EnvConfig, GuardConfig
+from trainpilot.envs.config import EnvConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES
 
 CONFIG = EnvConfig(decisions=12, micro_batches_per_decision=2)

@@ -23,7 +23,7 @@ from trainpilot.agents.controller import Decision
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.schedules import OneCycle
-from trainpilot.envs.config import GuardConfig
+from trainpilot.envs.limits import GuardConfig
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from trainpilot.agents.policy_file import load_policy
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.schedules import OneCycle
 from trainpilot.envs.actions import ActionSpec
-from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig, GuardConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig
+from trainpilot.envs.limits import BoundsConfig, GuardConfig
 from trainpilot.envs.optimizers import LEARNING_RATE_SCALES, OPTIMIZER_NAMES, optimizer_index
 from trainpilot.inner_tasks.catalogue import load_task
 

@@ -16,7 +16,8 @@ from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.policy import PolicyController, make_policy
 from trainpilot.envs.actions import ActionSpec
-from trainpilot.envs.config import ActionConfig, BoundsConfig, GuardConfig
+from trainpilot.envs.config import ActionConfig
+from trainpilot.envs.limits import BoundsConfig, GuardConfig
 
 
 @pytest.fixture

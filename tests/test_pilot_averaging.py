@@ -13,7 +13,7 @@ from torch import nn
 from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.pilot.averaging import ModelAverage
-from trainpilot.envs.config import BoundsConfig, GuardConfig
+from trainpilot.envs.limits import BoundsConfig, GuardConfig
 
 N_STEPS, EACH = 40, 10
 DECAY = 0.25

@@ -11,7 +11,7 @@ from torch import nn
 
 from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.heuristics import Constant
-from trainpilot.envs.config import BoundsConfig
+from trainpilot.envs.limits import BoundsConfig
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pilot_training import Net, batches, train
 from trainpilot import Pilot
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.pilot.deciding import DivergedError
-from trainpilot.envs.config import BoundsConfig, GuardConfig
+from trainpilot.envs.limits import BoundsConfig, GuardConfig
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from trainpilot import Pilot, TrainpilotError
 from trainpilot.agents.controller import Decision
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.schedules import OneCycle
-from trainpilot.envs.config import GuardConfig
+from trainpilot.envs.limits import GuardConfig
 
 
 def trained(wrap=lambda net: net, **options):

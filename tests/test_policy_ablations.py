@@ -18,7 +18,8 @@ from trainpilot.agents.evaluation.policy_ablations import (
 from trainpilot.agents.policy import PolicyController, make_policy
 from trainpilot.agents.rollout import roll_out
 from trainpilot.envs.actions import ActionSpec
-from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig
+from trainpilot.envs.limits import GuardConfig
 
 CONFIG = EnvConfig(decisions=6, micro_batches_per_decision=3)
 SEEDS = [4, 9]

@@ -11,16 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trainpilot.envs.config import (
-    REWARD_NAMES,
-    BoundsConfig,
-    EnvConfig,
-    GuardConfig,
-    RewardConfig,
-)
+from trainpilot.envs.config import REWARD_NAMES, EnvConfig, RewardConfig
 from trainpilot.envs.hyperparameters import Hyperparameters
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.levels import HIGHEST_LEVEL, LOWEST_LEVEL, START_LEVEL, level
+from trainpilot.envs.limits import BoundsConfig, GuardConfig
 from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.envs.reference import measure_reference
 from trainpilot.envs.rewards import REWARDS, LogImprovement

@@ -13,19 +13,12 @@ from torch import nn
 
 from trainpilot.agents.heuristics import Constant
 from trainpilot.agents.rollout import roll_out
-from trainpilot.envs.config import (
-    REWARD_NAMES,
-    ActionConfig,
-    BoundsConfig,
-    EnvConfig,
-    GuardConfig,
-    RewardConfig,
-    StartConfig,
-)
+from trainpilot.envs.config import REWARD_NAMES, ActionConfig, EnvConfig, RewardConfig, StartConfig
 from trainpilot.envs.groups import GroupSpec
 from trainpilot.envs.inner_runs import InnerRuns
 from trainpilot.envs.interventions import Reason
 from trainpilot.envs.levels import level
+from trainpilot.envs.limits import BoundsConfig, GuardConfig
 from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.reference import measure_reference
 from trainpilot.envs.task_reference import TaskReference

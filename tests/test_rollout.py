@@ -14,7 +14,8 @@ from trainpilot.agents.policy import PolicyController, make_policy
 from trainpilot.agents.records import write_decisions
 from trainpilot.agents.rollout import roll_out
 from trainpilot.envs.actions import ActionSpec
-from trainpilot.envs.config import ActionConfig, EnvConfig, GuardConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.envs.observation import FEATURE_NAMES, schema_hash
 
 CONFIG = EnvConfig(decisions=5, micro_batches_per_decision=4)

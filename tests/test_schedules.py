@@ -32,9 +32,10 @@ from trainpilot.agents.schedules import (
     StepDecay,
 )
 from trainpilot.envs.actions import ActionSpec
-from trainpilot.envs.config import ActionConfig, BoundsConfig, EnvConfig
+from trainpilot.envs.config import ActionConfig, EnvConfig
 from trainpilot.envs.data_order import data_order
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.limits import BoundsConfig
 from trainpilot.envs.observation import FEATURES
 from trainpilot.inner_tasks import TrainpilotError
 

@@ -28,7 +28,8 @@ from trainpilot.agents.evaluation.tpe import Tpe
 from trainpilot.agents.evaluation.trials import Trial, final_valid_loss, train_trials
 from trainpilot.agents.rollout import roll_out
 from trainpilot.agents.run import Run
-from trainpilot.envs.config import EnvConfig, GuardConfig
+from trainpilot.envs.config import EnvConfig
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.inner_tasks import Split, TensorTask
 from trainpilot.inner_tasks.building import build
 from trainpilot.inner_tasks.catalogue import option_names

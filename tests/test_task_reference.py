@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from trainpilot.agents.references import read_references, write_references
-from trainpilot.envs.config import GuardConfig
 from trainpilot.envs.guard import hopeless
 from trainpilot.envs.levels import LOWEST_LEVEL, START_LEVEL
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.envs.task_reference import RowReferences, TaskReference
 from trainpilot.inner_tasks import TrainpilotError
 

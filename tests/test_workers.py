@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainpilot.envs.config import EnvConfig, GuardConfig, StartConfig
+from trainpilot.envs.config import EnvConfig, StartConfig
 from trainpilot.envs.groups import GroupSpec
+from trainpilot.envs.limits import GuardConfig
 from trainpilot.envs.observation import FEATURE_NAMES
 from trainpilot.envs.vector import InnerTrainingVecEnv
 from trainpilot.envs.worker import Worker

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from trainpilot.envs.actions import relative_learning_rate
-from trainpilot.envs.config import FACTOR_HEADS, BoundsConfig
-from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.hyperparameters import FACTOR_HEADS, Hyperparameters
+from trainpilot.envs.limits import BoundsConfig
 from trainpilot.inner_tasks.errors import require
 
 

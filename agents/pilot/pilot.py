@@ -31,8 +31,8 @@ from trainpilot.agents.pilot.optimizer import PilotOptimizer
 from trainpilot.agents.pilot.training_run import TrainingRun
 from trainpilot.agents.policy import PolicyController
 from trainpilot.agents.policy_file import load_policy
-from trainpilot.envs.config import BoundsConfig, GuardConfig, validate_bounds, validate_guard
 from trainpilot.envs.hyperparameters import Hyperparameters
+from trainpilot.envs.limits import BoundsConfig, GuardConfig, validate_bounds, validate_guard
 from trainpilot.envs.optimizers import OPTIMIZER_NAMES
 from trainpilot.inner_tasks.errors import require
 

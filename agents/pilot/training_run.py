@@ -14,10 +14,11 @@ from trainpilot.agents.pilot.clock import Clock
 from trainpilot.agents.records import Made
 from trainpilot.envs.actions import ActionSpec, clamp, relative_learning_rate
 from trainpilot.envs.bounding import bound
-from trainpilot.envs.config import ActionConfig, BoundsConfig, GuardConfig
+from trainpilot.envs.config import ActionConfig
 from trainpilot.envs.guard import Guard
 from trainpilot.envs.hyperparameters import HYPERPARAMETER_NAMES, FloatArray, Hyperparameters
 from trainpilot.envs.interventions import LIMITS, Interventions, Reason
+from trainpilot.envs.limits import BoundsConfig, GuardConfig
 from trainpilot.envs.observation import Observation, Reading
 from trainpilot.envs.observer import Observer
 from trainpilot.envs.signals import StepSums, make_signals
