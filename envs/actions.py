@@ -173,7 +173,7 @@ class ActionSpec:
             before, after = after, _CHANGES[head.name](after, wanted)
             if head.name == "learning_rate":
                 after = _not_raised_above(head.ceiling, before, after)
-            if head.name == "momentum":
+            if head.floor > 0:
                 least = np.minimum(before.momentum, head.floor)
                 after = replace(after, momentum=np.maximum(after.momentum, least))
             if head.schedule is not None:

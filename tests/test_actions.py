@@ -72,6 +72,10 @@ def test_a_floor_holds_a_momentum_that_is_lowered_and_raises_nothing():
     start.momentum[:] = [0.9, 0.9, 0.9, 0.95, 0.5, 0.5]
     after = spec.apply(start, np.array([2, 3, 0, 2, 2, 0]).reshape(size))
     np.testing.assert_allclose(after.momentum, [0.8, 0.8, 0.95, 0.9, 0.5, 0.75], rtol=1e-12)
+    # Without a floor it is the bounds that hold it, and say so.
+    spec = ActionSpec(ActionConfig(momentum=[3.0], learning_rate=[], optimizers=["adam"]))
+    after = spec.apply(Hyperparameters.full(1, momentum=0.5), np.array([[0, 0]]))
+    np.testing.assert_allclose(after.momentum, -0.5)
     # One factor alone: from anywhere above, every run comes down to the floor.
     spec = ActionSpec(replace(config, momentum=[2.0]))
     now = Hyperparameters.full(1, momentum=0.99)
