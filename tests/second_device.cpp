@@ -1,7 +1,8 @@
 // A second device for tests, "second", on any machine: its tensors are in the CPU's memory and every
 // operation on them is done by the CPU's kernels, but, as on a graphics processor, they do not mix
-// with the CPU's own, and it is counted how often somebody waits for what is in them: copies to the
-// CPU, single numbers, and operations whose result or its shape depends on the numbers.
+// with the CPU's own, and it is counted how often somebody waits for the device: copies to the CPU,
+// copies from it that block (which wait for all that was asked before), single numbers, and
+// operations whose result or its shape depends on the numbers.
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -87,8 +88,8 @@ at::Tensor to_second(const at::Tensor& found) {
   return copy;
 }
 
-at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool) {
-  if (to.is_cpu()) n_waits++;
+at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
+  if (to.is_cpu() || (from.is_cpu() && !non_blocking)) n_waits++;
   on_cpu(to).copy_(on_cpu(from));
   return to;
 }

@@ -156,7 +156,11 @@ WAITS = {
     lambda x: x[x > 2]: 1,
     lambda x: torch.equal(x, x): 1,
     lambda x: x + 1: 0,
-    lambda x: x[torch.tensor([0, 1])]: 0,
+    lambda x: x[torch.tensor([0, 1])]: 1,
+    lambda x: x.copy_(torch.zeros(4)): 1,
+    lambda x: x.copy_(torch.zeros(4), non_blocking=True): 0,
+    lambda x: torch.as_tensor(0.5, device=x.device): 1,
+    lambda x: x.fill_(0.5): 0,
 }
 
 
