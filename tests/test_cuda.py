@@ -25,7 +25,7 @@ def full_precision():
         yield
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 @pytest.mark.parametrize("make_task", [digits_mlp, digits_cnn])
 def test_runs_are_those_of_the_cpu(make_task, compiled):
     curves, losses = [], []

@@ -1,12 +1,12 @@
-// A second device for tests, "second", on any machine: its tensors are in the CPU's memory and every
-// operation on them is done by the CPU's kernels, but, as on a graphics processor, they do not mix
-// with the CPU's own, and it is counted how often somebody waits for the device: copies to the CPU,
-// copies from it that block (which wait for all that was asked before), single numbers, and
-// operations whose result or its shape depends on the numbers.
+// A device for tests that torch, where it was built without CUDA, takes for CUDA's: its tensors are
+// in the CPU's memory and every operation on them is done by the CPU's kernels, but, as on a graphics
+// processor, they do not mix with the CPU's own, and it is counted how often somebody waits for the
+// device: copies to the CPU, copies from it that block (which wait for all that was asked before),
+// single numbers, and operations whose result or its shape depends on the numbers.
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
-#include <ATen/detail/PrivateUse1HooksInterface.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/_reshape_alias_cpu_dispatch.h>
 #include <ATen/ops/as_strided_cpu_dispatch.h>
 #include <ATen/ops/view_cpu_dispatch.h>
@@ -16,14 +16,14 @@
 
 namespace {
 
-constexpr auto TYPE = c10::DeviceType::PrivateUse1;
-const c10::Device SECOND(TYPE, 0);
-const c10::DispatchKeySet KEYS(c10::DispatchKey::PrivateUse1);
+constexpr auto TYPE = c10::DeviceType::CUDA;
+const c10::Device DEVICE(TYPE, 0);
+const c10::DispatchKeySet KEYS(c10::DispatchKey::CUDA);
 
 struct Memory final : c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     void* data = c10::alloc_cpu(size);
-    return {data, data, &c10::free_cpu, SECOND};
+    return {data, data, &c10::free_cpu, DEVICE};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &c10::free_cpu; }
   void copy_data(void* to, const void* from, size_t size) const override {
@@ -35,10 +35,10 @@ Memory memory;
 REGISTER_ALLOCATOR(TYPE, &memory);
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
-  c10::Stream stream() const { return c10::Stream(c10::Stream::DEFAULT, SECOND); }
+  c10::Stream stream() const { return c10::Stream(c10::Stream::DEFAULT, DEVICE); }
   c10::DeviceType type() const override { return TYPE; }
-  c10::Device exchangeDevice(c10::Device) const override { return SECOND; }
-  c10::Device getDevice() const override { return SECOND; }
+  c10::Device exchangeDevice(c10::Device) const override { return DEVICE; }
+  c10::Device getDevice() const override { return DEVICE; }
   void setDevice(c10::Device) const override {}
   void uncheckedSetDevice(c10::Device) const noexcept override {}
   c10::Stream getStream(c10::Device) const override { return stream(); }
@@ -48,18 +48,27 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   bool queryStream(const c10::Stream&) const override { return true; }
   void synchronizeStream(const c10::Stream&) const override {}
 };
-C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
+C10_REGISTER_GUARD_IMPL(CUDA, Guard);
 
-struct Hooks final : at::PrivateUse1HooksInterface {
+// Torch asks for hooks of this name.
+struct CUDAHooks final : at::CUDAHooksInterface {
+  explicit CUDAHooks(at::CUDAHooksArgs) {}
+  void init() const override {}
+  bool hasCUDA() const override { return true; }
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   c10::DeviceIndex deviceCount() const override { return 1; }
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
 };
-const bool hooked = (at::RegisterPrivateUse1HooksInterface(new Hooks), true);
 
 int64_t n_waits = 0;
+bool waiting_is_refused = false;
+
+void wait() {
+  TORCH_CHECK(!waiting_is_refused, "called a synchronizing operation");
+  n_waits++;
+}
 
 at::Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype,
                  std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>,
@@ -81,21 +90,21 @@ at::Tensor on_cpu(const at::Tensor& given) {
                        given.options().device(at::kCPU).requires_grad(false));
 }
 
-at::Tensor to_second(const at::Tensor& found) {
+at::Tensor to_device(const at::Tensor& found) {
   at::Tensor copy =
-      at::empty_strided(found.sizes(), found.strides(), found.options().device(SECOND));
+      at::empty_strided(found.sizes(), found.strides(), found.options().device(DEVICE));
   on_cpu(copy).copy_(found);
   return copy;
 }
 
-at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
-  if (to.is_cpu() || (from.is_cpu() && !non_blocking)) n_waits++;
+at::Tensor& copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
+  if (to.is_cpu() || (from.is_cpu() && !non_blocking)) wait();
   on_cpu(to).copy_(on_cpu(from));
   return to;
 }
 
 at::Scalar item(const at::Tensor& self) {
-  n_waits++;
+  wait();
   return on_cpu(self).item();
 }
 
@@ -125,7 +134,7 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
     if (!given.defined()) return given;
     // Indices may be the CPU's, as they may for CUDA.
     TORCH_CHECK(!given.is_cpu() || given.dim() == 0 || is_index, schema.name(),
-                " was given tensors on two devices, second and cpu");
+                " was given tensors on two devices, cuda and cpu");
     // What has no numbers yet may be there to be filled, and grow.
     const bool grows = !given.is_cpu() && given.numel() == 0;
     const auto options = given.options().device(at::kCPU);
@@ -136,7 +145,7 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
     if (!found.defined() || !found.is_cpu()) return found;
     for (const auto& [own, given] : lent)
       if (own.is_same(found)) return given;
-    return to_second(found);
+    return to_device(found);
   };
   for (size_t i = stack->size() - schema.arguments().size(); i < stack->size(); i++) {
     c10::IValue& value = (*stack)[i];
@@ -158,11 +167,11 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
       value = c10::IValue(c10::Device(at::kCPU));
     }
   }
-  if (depends && !by_numbers) n_waits++;
+  if (depends && !by_numbers) wait();
   operation.callBoxed(stack);
   for (const auto& [own, given] : lent) {
     if (given.is_cpu() || own.sizes() == given.sizes()) continue;
-    const at::Tensor grown = to_second(own);
+    const at::Tensor grown = to_device(own);
     given.unsafeGetTensorImpl()->set_storage_keep_dtype(grown.storage());
     given.unsafeGetTensorImpl()->set_sizes_and_strides(grown.sizes(), grown.strides());
   }
@@ -180,21 +189,30 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
+namespace at {
+using ::CUDAHooks;
+REGISTER_CUDA_HOOKS(CUDAHooks)
+}  // namespace at
+
+TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&by_the_cpu>());
 }
 
-TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
+TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("empty.memory_format", &empty);
   library.impl("empty_strided", &empty_strided);
-  library.impl("_copy_from", &copy_from);
+  library.impl("copy_", &copy);
   library.impl("_local_scalar_dense", &item);
   library.impl("as_strided", &as_strided);
   library.impl("view", &view);
   library.impl("_reshape_alias", &reshape_alias);
+  // Torch would choose kernels that the CPU has not.
+  for (const char* name : {"convolution", "convolution_backward"})
+    library.impl(name, torch::CppFunction::makeFromBoxedFunction<&by_the_cpu>());
 }
 
-TORCH_LIBRARY(second_device, library) {
-  // How often somebody has waited for numbers of the device.
+TORCH_LIBRARY(cuda_stand_in, library) {
+  // How often somebody has waited for the device, and whether that is an error.
+  library.def("refuse_waiting", [](bool refuse) { waiting_is_refused = refuse; });
   library.def("n_waits", []() -> int64_t { return n_waits; });
 }

@@ -1,20 +1,10 @@
-"""A second device without a graphics processor, for a process of its own that has no other work.
-
-    python tests/second_device.py LIBRARY
-
-trains by pilots on the CPU and on the device that the library (second_device.cpp) brings, and
-prints what came of it, as JSON. Torch takes the device for this machine's accelerator from then on,
-and so do the libraries that look for one: no process that runs other tests may load it.
-"""
+"""Trainings on the CPU and on the device that cuda_stand_in.py stands in with for CUDA."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +18,10 @@ from trainpilot.envs.limits import BoundsConfig
 from trainpilot.envs.optimizers import optimizer_index
 from trainpilot.inner_tasks.catalogue import load_task
 
-NAME = "second"
+NAME = "cuda"
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "foreach": {"foreach": True},
+    "one by one": {"foreach": False},
     "fused": {"fused": True},
     "average": {"ema_decay": 0.5},
     "snapshot": {"snapshot": "cpu"},
@@ -39,28 +29,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 POLICIES = ("default", "rate_only")
 N_STEPS, N_DECISIONS = 60, 6
-# No convolutions: torch wants kernels of the device itself for these.
-ENGINE_TASKS = ("digits_mlp", "docstrings_mlp", "surnames_gru")
-
-
-def enter(library: Path) -> None:
-    """Make the device known to torch."""
-    torch.utils.rename_privateuse1_backend(NAME)
-    torch.ops.load_library(str(library))
-    module = types.ModuleType(f"torch.{NAME}")
-    module.is_available = module.is_initialized = lambda: True
-    module._is_in_bad_fork = lambda: False
-    module.device_count = lambda: 1
-    module.current_device = lambda: 0
-    module._lazy_init = lambda: None
-    module.manual_seed_all = lambda seed: None
-    module.get_amp_supported_dtype = lambda: [torch.bfloat16]
-    torch._register_device_module(NAME, module)
+ENGINE_TASKS = ("digits_mlp", "digits_cnn", "docstrings_mlp", "surnames_gru")
 
 
 def n_waits() -> int:
     """How often this process has waited for the device."""
-    return int(torch.ops.second_device.n_waits())
+    return int(torch.ops.cuda_stand_in.n_waits())
 
 
 class Training:
@@ -97,7 +71,6 @@ class Training:
 
 def main() -> None:
     """Train on both devices and print."""
-    enter(Path(sys.argv[1]))
     stream = list(batches(N_STEPS))
     found: dict[str, Any] = {}
     for policy in POLICIES:
@@ -186,7 +159,3 @@ def mixing() -> bool:
         except RuntimeError as error:
             refused += "two devices" in str(error)
     return refused == 3 and (there[index] + torch.tensor(1.0)).cpu().tolist() == [2.0]
-
-
-if __name__ == "__main__":
-    main()
