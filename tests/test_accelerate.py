@@ -28,10 +28,20 @@ def batches():
     return DataLoader(TensorDataset(inputs, targets), 16)
 
 
-def begun(total_steps, batches_per_step=1, folder=None, tracker=None, **options):
+def begun(
+    total_steps,
+    batches_per_step=1,
+    folder=None,
+    tracker=None,
+    *,
+    cpu=True,
+    precision=None,
+    **options,
+):
     """A loop's objects, as `prepare` gives them, and the pilot itself."""
     accelerator = accelerate.Accelerator(
-        cpu=True,
+        cpu=cpu,
+        mixed_precision=precision,
         gradient_accumulation_steps=batches_per_step,
         project_dir=folder,
         log_with=tracker,

@@ -116,26 +116,23 @@ def test_the_engine_trains_there_as_on_the_cpu(name, found):
     np.testing.assert_allclose(losses[NAME], losses["cpu"], rtol=1e-4)
 
 
-def test_the_tests_of_cuda_pass_there(environment):
-    """But for those that compile kernels, which want a GPU's compiler."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "cuda_stand_in",
-        "-p",
-        "no:cacheprovider",
-        "-q",
-    ]
-    tests = [str(HERE / "test_cuda.py"), "-k", "not compiled and not thousands"]
+@pytest.mark.parametrize(
+    ("file", "which", "outcome"),
+    [
+        # What is compiled for a GPU wants a GPU's compiler.
+        ("test_cuda.py", "not compiled and not thousands", "9 passed, 3 deselected"),
+        ("test_cuda_libraries.py", "", "9 passed"),
+    ],
+)
+def test_the_tests_of_cuda_pass_there(file, which, outcome, environment):
+    command = [sys.executable, "-m", "pytest", "-p", "cuda_stand_in", "-p", "no:cacheprovider"]
     path = os.pathsep.join([str(HERE), environment.get("PYTHONPATH", "")])
     run = subprocess.run(
-        [*command, *tests],
+        [*command, "-q", "--show-capture=no", str(HERE / file), "-k", which],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**environment, "PYTHONPATH": path},
     )
     assert run.returncode == 0, run.stdout
-    assert "9 passed, 3 deselected" in run.stdout
+    assert outcome in run.stdout

@@ -59,9 +59,11 @@ def loader(n_examples=640):
 
 
 def trainer(callback, folder, **how):
-    defaults = {"max_epochs": 3, "logger": False, "enable_checkpointing": False}
+    defaults = {
+        "accelerator": "cpu", "max_epochs": 3, "logger": False, "enable_checkpointing": False,
+    }  # fmt: skip
     return lightning.Trainer(
-        accelerator="cpu", devices=1, default_root_dir=folder, callbacks=callback,
+        devices=1, default_root_dir=folder, callbacks=callback,
         enable_progress_bar=False, enable_model_summary=False, **{**defaults, **how},
     )  # fmt: skip
 
