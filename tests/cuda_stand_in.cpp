@@ -122,6 +122,18 @@ at::Tensor reshape_alias(const at::Tensor& self, c10::SymIntArrayRef size,
   return at::cpu::_reshape_alias_symint(self, size, stride);
 }
 
+// Put in the place of a tensor, or of each in a list, what becomes of it; other values stay.
+template <typename Change>
+void change_tensors(c10::IValue& value, const Change& change) {
+  if (value.isTensor()) {
+    value = change(value.toTensor());
+  } else if (value.isTensorList()) {
+    std::vector<at::Tensor> list;
+    for (const at::Tensor& each : value.toTensorVector()) list.push_back(change(each));
+    value = c10::IValue(list);
+  }
+}
+
 // Any other operation, by the CPU on the same numbers. What it changes in place is changed there;
 // what is new becomes a tensor of the device.
 void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
@@ -149,13 +161,7 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
   };
   for (size_t i = stack->size() - schema.arguments().size(); i < stack->size(); i++) {
     c10::IValue& value = (*stack)[i];
-    if (value.isTensor()) {
-      value = lend(value.toTensor());
-    } else if (value.isTensorList()) {
-      std::vector<at::Tensor> list;
-      for (const at::Tensor& each : value.toTensorVector()) list.push_back(lend(each));
-      value = c10::IValue(list);
-    } else if (value.isOptionalTensorList()) {
+    if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> list;
       for (std::optional<at::Tensor> each : value.toOptionalTensorList())
         list.push_back(each ? std::optional<at::Tensor>(lend(*each, true)) : each);
@@ -165,6 +171,8 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
       value = c10::IValue(list);
     } else if (value.isDevice()) {
       value = c10::IValue(c10::Device(at::kCPU));
+    } else {
+      change_tensors(value, lend);
     }
   }
   if (depends && !by_numbers) wait();
@@ -175,16 +183,8 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
     given.unsafeGetTensorImpl()->set_storage_keep_dtype(grown.storage());
     given.unsafeGetTensorImpl()->set_sizes_and_strides(grown.sizes(), grown.strides());
   }
-  for (size_t i = stack->size() - schema.returns().size(); i < stack->size(); i++) {
-    c10::IValue& value = (*stack)[i];
-    if (value.isTensor()) {
-      value = give_back(value.toTensor());
-    } else if (value.isTensorList()) {
-      std::vector<at::Tensor> list;
-      for (const at::Tensor& each : value.toTensorVector()) list.push_back(give_back(each));
-      value = c10::IValue(list);
-    }
-  }
+  for (size_t i = stack->size() - schema.returns().size(); i < stack->size(); i++)
+    change_tensors((*stack)[i], give_back);
 }
 
 }  // namespace

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -26,37 +29,36 @@ def lightning_losses(folder, on_cuda, precision):
 
 def transformers_losses(folder, on_cuda, precision):
     module = pytest.importorskip("test_transformers")
-    forget_the_device()
     how = {"use_cpu": not on_cuda} | ({} if precision is None else {precision: True})
-    trainer = module.trainer(folder, **how)
-    trainer.train()
+    with a_device_of_its_own():
+        trainer = module.trainer(folder, **how)
+        trainer.train()
     return [record["train_loss"] for record in trainer.pilot_optimizer.decisions]
 
 
 def accelerate_losses(folder, on_cuda, precision):
     module = pytest.importorskip("test_accelerate")
-    forget_the_device()
-    accelerator, model, optimizer, loader, pilot = module.begun(
-        120, cpu=not on_cuda, precision=precision
-    )
-    losses = module.train(accelerator, model, optimizer, loader, epochs=3)
+    with a_device_of_its_own():
+        accelerator, model, optimizer, loader, pilot = module.begun(
+            120, cpu=not on_cuda, precision=precision
+        )
+        losses = module.train(accelerator, model, optimizer, loader, epochs=3)
     pilot.load_averaged()
     return losses
 
 
-def forget_the_device():
+@contextmanager
+def a_device_of_its_own() -> Iterator[None]:
     """Accelerate keeps the first one for the rest of the process."""
-    state = pytest.importorskip("accelerate.state")
-    state.AcceleratorState._reset_state(reset_partial_state=True)
+    state = pytest.importorskip("accelerate.state").AcceleratorState
+    state._reset_state(reset_partial_state=True)
+    try:
+        yield
+    finally:
+        state._reset_state(reset_partial_state=True)
 
 
 LIBRARIES = [lightning_losses, transformers_losses, accelerate_losses]
-
-
-@pytest.fixture(autouse=True)
-def forgets():
-    yield
-    forget_the_device()
 
 
 @pytest.mark.parametrize("losses", LIBRARIES)

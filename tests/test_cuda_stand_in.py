@@ -2,7 +2,7 @@
 
 `cuda_stand_in.cpp` is compiled here once: its tensors do not mix with the CPU's, and torch does
 with them what it does with a graphics processor's, by the CPU's kernels. What a GPU computes is
-shown by test_cuda.py where there is one; the tests of that file run here too.
+shown by test_cuda.py and test_cuda_libraries.py where there is one; their tests run here too.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def found(once, environment) -> dict:
 
     def train(path: Path) -> None:
         script = [sys.executable, str(HERE / "cuda_stand_in.py")]
-        path.write_bytes(subprocess.run(script, check=True, stdout=-1, env=environment).stdout)
+        run = subprocess.run(script, check=True, stdout=subprocess.PIPE, env=environment)
+        path.write_bytes(run.stdout)
 
     return json.loads(once("printed.json", train).read_text())
 
