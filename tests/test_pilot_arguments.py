@@ -283,8 +283,11 @@ def test_a_momentum_that_cannot_be_is_refused_before_anything_moves(net):
     assert torch.equal(net.first.weight, before)
 
 
-def test_what_is_said_once_names_the_line_that_steps(net):
+@pytest.mark.parametrize("has_hook", [False, True])
+def test_what_is_said_once_names_the_line_that_steps(has_hook, net):
     optimizer = Pilot(Constant("adam", 1e-3)).attach(net, 3)
+    if has_hook:
+        optimizer.register_step_pre_hook(lambda own, arguments, named: None)
     with pytest.warns(UserWarning, match="goes on after the total_steps") as said:
         train(net, optimizer, batches(5))
     assert said[0].filename.endswith("pilot_training.py")

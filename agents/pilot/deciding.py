@@ -266,8 +266,8 @@ class DecidingOptimizer(ToldOptimizer):
                 "this training goes on after the total_steps that its pilot was told of, "
                 f"{self._interval.first:,}: it keeps its last hyperparameters, and the guard alone "
                 "watches on",
-                # The line that calls `step`, which torch wraps, as it does what must not compile.
-                stacklevel=6,
+                # The line that calls `step`, which is wrapped, as is what must not compile.
+                stacklevel=7 if self._is_watched() else 6,
             )
 
     def _write(self) -> None:

@@ -52,9 +52,10 @@ class Snapshot:
         self._buffers = {name: self._copy(own) for name, own in self._model.named_buffers()}
         self._states = self._optimizers.copies(self._device)
 
-    @torch.no_grad()
     def extend(self, parameters: list[Tensor]) -> None:
         """Keep those that are not kept yet as they are now; what cannot move needs no copy."""
+        if len(self._parameters) == len(self._all):
+            return
         for parameter in parameters:
             if parameter in self._parameters:
                 continue
